@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef TIERFS_FORMAT_H
+#define TIERFS_FORMAT_H
+
+/*
+ * What tierfs writes to disks: names, limits and layouts.
+ *
+ * The front
+ *   .tierfs/format     text: version, UUID, name, the targets it knows
+ *   .tierfs/lock       flock()ed by the daemon that serves the front
+ *   .tierfs/journal.db SQLite: intents in flight, counters, the next oid
+ *   .tierfs/staging/   restored files on their way into the namespace
+ *   .tierfs/inodes/    old stubs that hold a number another file shows
+ *   .tierfs/orphans/   unlinked files whose object is still to be deleted
+ *
+ * A target
+ *   NAME/identity      text: version, the front's UUID, the target's own
+ *   NAME/OO/OOOOOOOOOOOOOO   objects: the oid in 16 hex digits, cut at 2
+ *
+ * The spill EA, little-endian:
+ *   0      version (TIERFS_EA_VERSION)
+ *   1      state in the low 4 bits, number of copies in the high 4
+ *   2      flags (TIERFS_EA_F_*)
+ *   3      0
+ *   4..7   CRC-32C of all other bytes, in order
+ *   8..13  size in bytes
+ *   14..18 blocks of 512 bytes to show
+ *   19..26 inode number to show
+ *   27..34 ctime to show, ns since the epoch, signed
+ *   35..50 XXH3-128 of the contents, low half first
+ *   51..   copies of 9 bytes: target number, oid
+ *
+ * With one copy that is 60 bytes, the most that ext4 keeps inside a 256-byte
+ * inode under this name: reading it at every lookup costs no I/O.
+ */
+
+#define TIERFS_META_DIR	      ".tierfs"
+#define TIERFS_FORMAT_VERSION 1
+
+#define TIERFS_EA_TRUSTED	 "trusted.tierfs.spill"
+#define TIERFS_EA_USER		 "user.tierfs.spill"
+/* Birth time to show after a restore, 8 bytes little-endian ns. */
+#define TIERFS_EA_BTIME_TRUSTED	 "trusted.tierfs.btime"
+/* Everything below these is the daemon's, and is hidden by the mount. */
+#define TIERFS_EA_PREFIX_TRUSTED "trusted.tierfs."
+#define TIERFS_EA_PREFIX_USER	 "user.tierfs."
+/* Virtual, read-only, not listed: the state's name. */
+#define TIERFS_EA_STATE		 "user.tierfs.state"
+
+#define TIERFS_EA_VERSION    1
+#define TIERFS_EA_COPIES_MAX 4
+#define TIERFS_EA_HEAD	     51
+#define TIERFS_EA_COPY	     9
+#define TIERFS_EA_MAX	     (TIERFS_EA_HEAD + TIERFS_EA_COPIES_MAX * TIERFS_EA_COPY)
+#define TIERFS_SIZE_MAX	     ((1ULL << 48) - 1)
+#define TIERFS_BLOCKS_MAX    ((1ULL << 40) - 1)
+
+#define TIERFS_EA_F_PINNED  0x01 /* stays resident; on a directory: all below */
+#define TIERFS_EA_F_WRITING 0x02 /* open for writing: the copies are suspect */
+#define TIERFS_EA_F_CTIME   0x04 /* the ctime field is shown */
+#define TIERFS_EA_F_INO	    0x08 /* the ino field is shown */
+
+#define TIERFS_TARGETS_MAX 16
+#define TIERFS_NAME_MAX	   64
+
+#endif

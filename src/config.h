@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef TIERFS_CONFIG_H
+#define TIERFS_CONFIG_H
+
+/*
+ * What a mount is told: the command line, -o options and the configuration
+ * file, parsed and checked, with nothing guessed.
+ *
+ * Precedence: an option given with -o wins over the file, the file over the
+ * default. Every error names the option (or file:line and key) and its value.
+ */
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "tierfs/format.h"
+
+enum config_passthrough {
+	PASSTHROUGH_AUTO,
+	PASSTHROUGH_ON,
+	PASSTHROUGH_OFF
+};
+
+#define CONFIG_NEVER UINT32_MAX /* restore_after=never */
+
+struct config_target {
+	char name[TIERFS_NAME_MAX]; /* default: last path component */
+	char *path;		    /* absolute */
+};
+
+struct config {
+	char *front;	  /* absolute, symlinks resolved */
+	char *mountpoint; /* the same */
+	char name[TIERFS_NAME_MAX];
+	char *file; /* configuration file, or NULL */
+	struct config_target targets[TIERFS_TARGETS_MAX];
+	unsigned int ntargets;
+
+	bool policy_auto;
+	enum config_passthrough passthrough;
+	uint64_t migrate_age_ns;
+	uint64_t migrate_size;
+	double high, low; /* per cent of used / (used + available) */
+	uint32_t restore_after;
+	uint32_t dirty_entries;
+	uint64_t dirty_bytes;
+	uint64_t restore_below;
+	uint64_t recall_timeout_ns; /* 0: none */
+	uint64_t bwlimit;	    /* bytes a second, 0: none */
+
+	bool foreground, debug;
+	bool ro, noatime;
+	bool io_uring;
+	unsigned int max_threads; /* 0: libfuse's default */
+	bool allow_other;
+	char *fuse_opts; /* comma separated, what goes to libfuse as it is */
+};
+
+/* Parses the arguments of tierfs and of mount.fuse.tierfs. On -errno *ret_why
+ * is a message for people (free it) and *ret is untouched.
+ * -ECANCELED: --help or --version was asked for and printed. */
+int config_parse(int argc, char **argv, struct config **ret, char **ret_why);
+void config_free(struct config *cfg);
+
+/* "10M", "1.5G", "4KiB": bytes; "90s", "15m", "1d", "2w": ns; "80", "80%";
+ * "50M" a second. 0, -EINVAL, or -ERANGE; *ret untouched then. */
+int config_parse_size(const char *text, uint64_t *ret);
+int config_parse_time(const char *text, uint64_t *ret_ns);
+int config_parse_percent(const char *text, double *ret);
+
+/* Can name be a file system's or target's name: 1 to 63 of [A-Za-z0-9._-],
+ * not starting with '.' or '-'. */
+bool config_name_valid(const char *name);
+
+#endif

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef TIERFS_FRONT_H
+#define TIERFS_FRONT_H
+
+/*
+ * The front: the directory on the fast disk that is the namespace.
+ *
+ * Owns .tierfs/ in its root (include/tierfs/format.h) and knows how a file is
+ * named without a path: by file handle where the daemon may use
+ * open_by_handle_at(2) (CAP_DAC_READ_SEARCH), so that a cached node needs no
+ * descriptor. All functions are for any thread and take no locks.
+ */
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "spill_ea.h"
+
+/* ext4 needs 8 bytes, xfs 12, btrfs 20. */
+#define FRONT_HANDLE_BYTES 22
+
+struct front_handle {
+	uint8_t type;
+	uint8_t len; /* 0: no handle */
+	uint8_t bytes[FRONT_HANDLE_BYTES];
+};
+
+struct front_target {
+	char name[TIERFS_NAME_MAX];
+	char uuid[37]; /* the target's own, as text */
+};
+
+struct front {
+	char *path; /* absolute */
+	char name[TIERFS_NAME_MAX];
+	char uuid[37];
+	dev_t dev;
+	int root_fd; /* O_RDONLY|O_DIRECTORY */
+	int meta_fd; /* .tierfs */
+	int staging_fd;
+	int inodes_fd;
+	int orphans_fd;
+	int lock_fd;
+	ino_t meta_ino;	      /* to hide it in the root */
+	bool by_handle;	      /* else nodes keep O_PATH descriptors */
+	bool trusted;	      /* which EA name is used */
+	const char *ea_spill; /* TIERFS_EA_TRUSTED or _USER */
+	struct front_target targets[TIERFS_TARGETS_MAX];
+	unsigned int ntargets;
+};
+
+/*
+ * Opens path as a front, makes .tierfs where it is missing, locks it.
+ * name: the file system's; an existing front with another name is refused.
+ * On failure *ret_why (free it) says what is wrong with which path:
+ * -ENOTDIR -ENOENT -EACCES -EROFS, -EBUSY another daemon has it,
+ * -EPROTONOSUPPORT a newer format, -EBADMSG a damaged format file,
+ * -EOPNOTSUPP no EAs or handles there, -EEXIST another name. The front is as
+ * it was (an empty .tierfs may be left).
+ */
+int front_open(const char *path, const char *name, struct front **ret,
+	       char **ret_why);
+void front_close(struct front *front);
+
+/* Records a target in the format file, durably, under the next number. */
+int front_add_target(struct front *front, const char *name, const char *uuid,
+		     unsigned int *ret_number);
+
+/* The handle of dirfd/name ("" with AT_EMPTY_PATH semantics for dirfd
+ * itself), symlinks not followed. -EOVERFLOW: longer than fits. */
+int front_handle_at(struct front *front, int dirfd, const char *name,
+		    struct front_handle *ret);
+/* Opens by handle: a descriptor, -ESTALE when the file is gone. flags as for
+ * open(2), O_PATH included; O_CLOEXEC is added. */
+int front_open_handle(struct front *front, const struct front_handle *handle,
+		      int flags);
+bool front_handle_equal(const struct front_handle *a,
+			const struct front_handle *b);
+
+/* The spill EA of a file. 0, -ENODATA: has none; errors of spill_ea_decode();
+ * others of getxattr(2). */
+int front_ea_get_at(struct front *front, int dirfd, const char *name,
+		    struct spill_ea *ret);
+int front_ea_get(struct front *front, int fd, struct spill_ea *ret);
+/* Sets it, or removes it when spill_ea_is_empty(). Durable after fsync. */
+int front_ea_set(struct front *front, int fd, const struct spill_ea *ea);
+
+/* Bytes in use and available, as df counts them. */
+int front_usage(struct front *front, uint64_t *ret_used, uint64_t *ret_avail);
+
+#endif

@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef TIERFS_NODE_H
+#define TIERFS_NODE_H
+
+/*
+ * Nodes: what the daemon knows of the files the kernel (or itself) refers to.
+ *
+ * A node is found by the handle of its file on the front, in a liburcu hash
+ * table; its address is the FUSE node id, so that a request needs no look-up.
+ * It keeps no descriptor: node_fd() borrows one from a bounded cache that
+ * opens by handle. A closed resident file costs one struct node and its name.
+ *
+ * Life: refs counts the holders of the pointer (the kernel's look-ups count as
+ * one together, children count for their parent, jobs and handles one each).
+ * At zero the node leaves the table and is freed after a grace period. A
+ * reader of the table takes a reference only if refs is not zero already.
+ *
+ * Lock order: node->dir_lock of parents (both of a rename: by address), then
+ * node->lock of one file, then leaf mutexes (fd cache, mover queue, log). No
+ * lock here is held across a call that can wait for a target, the journal, a
+ * ring or fuse_reply_*.
+ */
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <urcu/rculfhash.h>
+#include <urcu/call-rcu.h>
+
+#include "front.h"
+
+struct node_table;
+struct tier_file; /* tier.h: a file that is open, moved or waited for */
+
+enum node_flags {
+	NODE_EA = 0x01,	      /* the front's inode has a spill EA */
+	NODE_UNLINKED = 0x02, /* no name left; nlink shows one less */
+	NODE_VOLATILE = 0x04, /* writers or mappings: do not cache attributes */
+};
+
+/* What the table holds: immutable, so that readers may compare it without a
+ * lock. A swap gives its node a new key; the old one dies after a grace
+ * period. */
+struct node_key {
+	struct cds_lfht_node hash;
+	struct rcu_head rcu;
+	struct node *node;
+	struct front_handle handle;
+};
+
+struct node {
+	/* Written once, before the node is published. */
+	struct node_table *table;
+	mode_t type; /* S_IFMT bits */
+
+	_Atomic(uint64_t) nlookup; /* the kernel's references */
+	_Atomic(uint32_t) refs;	   /* holders of the pointer */
+	_Atomic(uint32_t) flags;   /* enum node_flags */
+
+	/* Under lock. The key changes when a restore swaps the inode. */
+	pthread_mutex_t lock;
+	struct node_key *key;
+	int pinned_fd;	     /* O_PATH, or -1: without handles, unlinked-open */
+	uint32_t fd_slot;    /* the fd cache's, under the cache's lock */
+	struct node *parent; /* a reference; NULL for the root and unlinked */
+	char *name;	     /* below parent; one of its names if several */
+	struct tier_file *file; /* NULL for a closed file at rest */
+};
+
+/* fd_max bounds the cached descriptors. */
+int node_table_new(struct front *front, unsigned int fd_max,
+		   struct node_table **ret);
+void node_table_free(struct node_table *table);
+struct node *node_root(struct node_table *table);
+struct front *node_front(const struct node *node);
+
+/*
+ * Finds or makes the node of parent/name, and returns it with a reference and
+ * its attributes on the front (unadjusted; tier_show() does that). ret_stat
+ * may be NULL. -ENOENT, -ENOMEM, -EXDEV: a mount point below the front, other
+ * errors of statx(2). Remembers parent and name.
+ */
+int node_lookup(struct node *parent, const char *name, struct stat *ret_stat,
+		struct node **ret);
+/* The same for an open descriptor that has no name yet (O_TMPFILE). */
+int node_from_fd(struct node_table *table, int fd, struct stat *ret_stat,
+		 struct node **ret);
+/* The node with this handle if it is known, with a reference, else NULL. */
+struct node *node_find(struct node_table *table,
+		       const struct front_handle *handle);
+
+struct node *node_ref(struct node *node);
+void node_unref(struct node *node);
+static inline void node_unrefp(struct node **node)
+{
+	if (*node)
+		node_unref(*node);
+}
+/* The kernel's look-up count: node_kept() after an entry was replied. */
+void node_kept(struct node *node);
+void node_forget(struct node *node, uint64_t count);
+
+/* What the namespace's operations tell: rename, link, unlink. */
+void node_renamed(struct node *node, struct node *parent, const char *name);
+void node_unlinked(struct node *node);
+
+/* The directory lock of a node: names below it do not change while held. */
+void node_dir_lock(struct node *dir);
+void node_dir_unlock(struct node *dir);
+/* Both, in the order of the rule; a == b is locked once. */
+void node_dir_lock2(struct node *a, struct node *b);
+void node_dir_unlock2(struct node *a, struct node *b);
+
+/* Swaps the file behind a node (restore): re-hashes it under the new handle,
+ * drops its cached descriptor. Caller holds node->lock. */
+int node_swap(struct node *node, const struct front_handle *handle);
+
+/* An O_PATH descriptor (O_RDONLY for directories), borrowed until put. */
+struct node_fd {
+	int fd;
+	uint32_t slot;
+	struct node_table *table;
+};
+int node_fd_get(struct node *node, struct node_fd *ret);
+void node_fd_put(struct node_fd *fd);
+#define _cleanup_node_fd_ _cleanup_(node_fd_put)
+#define NODE_FD_NONE	  ((struct node_fd){.fd = -1})
+
+/* A descriptor of its own with flags (never creates): fd or -errno. */
+int node_open(struct node *node, int flags);
+
+/* Walks an absolute path below the mount's root ("/" is the root) without
+ * following symlinks, with the calling thread's credentials. -ENOENT,
+ * -ENOTDIR, -EACCES, -ENAMETOOLONG. */
+int node_walk(struct node_table *table, const char *path, struct node **ret);
+
+/* The node's path below the root as far as it is known, "/" first, or
+ * "(unlinked)". Truncated to fit; for messages. */
+const char *node_path(struct node *node, char *buf, size_t len);
+
+/* Nodes in the table, for status and tests. */
+uint64_t node_count(const struct node_table *table);
+
+#endif

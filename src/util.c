@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: MIT */
+#include "util.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include "cleanup.h"
+
+#ifndef SYS_getxattrat
+#define SYS_getxattrat 464 /* the same number on every architecture */
+#endif
+
+/* struct xattr_args of linux/xattr.h, which Debian 12's headers lack. */
+struct getxattrat_args {
+	uint64_t value;
+	uint32_t size;
+	uint32_t flags;
+};
+
+struct timespec timespec_from_ns(int64_t ns)
+{
+	int64_t sec = ns / NSEC_PER_SEC;
+	int64_t rest = ns % NSEC_PER_SEC;
+
+	if (rest < 0) {
+		sec--;
+		rest += NSEC_PER_SEC;
+	}
+	return (struct timespec){.tv_sec = sec, .tv_nsec = rest};
+}
+
+static int64_t clock_ns(clockid_t clock)
+{
+	struct timespec ts;
+
+	clock_gettime(clock, &ts);
+	return timespec_to_ns(ts);
+}
+
+int64_t monotonic_ns(void)
+{
+	return clock_ns(CLOCK_MONOTONIC);
+}
+
+int64_t realtime_ns(void)
+{
+	return clock_ns(CLOCK_REALTIME);
+}
+
+const char *proc_fd_path(int fd, char buf[PROC_FD_LEN])
+{
+	snprintf(buf, PROC_FD_LEN, "/proc/self/fd/%d", fd);
+	return buf;
+}
+
+ssize_t getxattr_at(int dirfd, const char *path, const char *name, void *buf,
+		    size_t size)
+{
+	struct getxattrat_args args = {.value = (uintptr_t)buf, .size = size};
+	_cleanup_close_ int fd = -1;
+	ssize_t len;
+
+	len = syscall(SYS_getxattrat, dirfd, path, AT_SYMLINK_NOFOLLOW, name,
+		      &args, sizeof(args));
+	if (len >= 0)
+		return len;
+	if (errno != ENOSYS)
+		return -errno;
+	fd = openat(dirfd, path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	return getxattr_fd(fd, name, buf, size);
+}
+
+ssize_t getxattr_fd(int fd, const char *name, void *buf, size_t size)
+{
+	char proc[PROC_FD_LEN];
+	ssize_t len;
+
+	len = getxattr(proc_fd_path(fd, proc), name, buf, size);
+	return len < 0 ? -errno : len;
+}
+
+int setxattr_fd(int fd, const char *name, const void *buf, size_t size)
+{
+	char proc[PROC_FD_LEN];
+
+	if (setxattr(proc_fd_path(fd, proc), name, buf, size, 0) < 0)
+		return -errno;
+	return 0;
+}
+
+int removexattr_fd(int fd, const char *name)
+{
+	char proc[PROC_FD_LEN];
+
+	if (removexattr(proc_fd_path(fd, proc), name) < 0)
+		return -errno;
+	return 0;
+}
+
+const char *size_text(uint64_t bytes, char buf[SIZE_TEXT_LEN])
+{
+	static const char units[] = "BKMGTPE";
+	double value = bytes;
+	unsigned int unit = 0;
+
+	while (value >= 1024 && unit + 1 < sizeof(units) - 1) {
+		value /= 1024;
+		unit++;
+	}
+	if (unit == 0)
+		snprintf(buf, SIZE_TEXT_LEN, "%u", (unsigned int)bytes);
+	else
+		snprintf(buf, SIZE_TEXT_LEN, value < 10 ? "%.1f%c" : "%.0f%c",
+			 value, units[unit]);
+	return buf;
+}
+
+int pread_full(int fd, void *buf, size_t len, off_t off)
+{
+	char *p = buf;
+
+	while (len > 0) {
+		ssize_t n = pread(fd, p, len, off);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		if (n == 0)
+			return -ENODATA;
+		p += n;
+		off += n;
+		len -= n;
+	}
+	return 0;
+}
+
+int pwrite_full(int fd, const void *buf, size_t len, off_t off)
+{
+	const char *p = buf;
+
+	while (len > 0) {
+		ssize_t n = pwrite(fd, p, len, off);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		p += n;
+		off += n;
+		len -= n;
+	}
+	return 0;
+}
+
+int write_file_durably(int dirfd, const char *name, const void *buf, size_t len)
+{
+	_cleanup_free_ char *tmp = NULL;
+	_cleanup_close_ int fd = -1;
+	int ret;
+
+	if (asprintf(&tmp, "%s.new", name) < 0)
+		return -ENOMEM;
+	fd = openat(dirfd, tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return -errno;
+	ret = pwrite_full(fd, buf, len, 0);
+	if (!ret && fsync(fd) < 0)
+		ret = -errno;
+	if (!ret && renameat(dirfd, tmp, dirfd, name) < 0)
+		ret = -errno;
+	if (ret) {
+		unlinkat(dirfd, tmp, 0);
+		return ret;
+	}
+	return fsync(dirfd) < 0 ? -errno : 0;
+}

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef TIERFS_UTIL_H
+#define TIERFS_UTIL_H
+
+/* Small things without a home of their own. Pure, any thread, no locks. */
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <time.h>
+
+#define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
+#define NSEC_PER_SEC  1000000000LL
+
+#ifndef container_of
+#define container_of(ptr, type, member)                                        \
+	((type *)((char *)(ptr)-offsetof(type, member)))
+#endif
+
+#define min_t(type, a, b) ((type)(a) < (type)(b) ? (type)(a) : (type)(b))
+#define max_t(type, a, b) ((type)(a) > (type)(b) ? (type)(a) : (type)(b))
+
+static inline int64_t timespec_to_ns(struct timespec ts)
+{
+	return (int64_t)ts.tv_sec * NSEC_PER_SEC + ts.tv_nsec;
+}
+
+/* ns may be negative; tv_nsec is always in 0 .. 999999999. */
+struct timespec timespec_from_ns(int64_t ns);
+
+/* CLOCK_MONOTONIC and CLOCK_REALTIME in ns. */
+int64_t monotonic_ns(void);
+int64_t realtime_ns(void);
+
+/* "/proc/self/fd/N": the way from an O_PATH descriptor to calls without
+ * AT_EMPTY_PATH. */
+#define PROC_FD_LEN 32
+const char *proc_fd_path(int fd, char buf[PROC_FD_LEN]);
+
+/* getxattrat(2), Linux 6.13: the value of name's EA below dirfd, symlinks not
+ * followed. Where the kernel lacks it, the same by an O_PATH descriptor and
+ * /proc. Returns the length or -errno (-ENODATA, -ERANGE, ...). */
+ssize_t getxattr_at(int dirfd, const char *path, const char *name, void *buf,
+		    size_t size);
+
+/* The EA of an open descriptor, O_PATH or not, by /proc. Length or -errno. */
+ssize_t getxattr_fd(int fd, const char *name, void *buf, size_t size);
+int setxattr_fd(int fd, const char *name, const void *buf, size_t size);
+int removexattr_fd(int fd, const char *name);
+
+/* Formats bytes as "4.2M" (binary multiples), for people. */
+#define SIZE_TEXT_LEN 16
+const char *size_text(uint64_t bytes, char buf[SIZE_TEXT_LEN]);
+
+/* Reads or writes all of len bytes: 0, or -errno (-ENODATA: end of file). */
+int pread_full(int fd, void *buf, size_t len, off_t off);
+int pwrite_full(int fd, const void *buf, size_t len, off_t off);
+
+/* Writes a file whole and durably: temporary name, fsync, rename, fsync of
+ * dirfd. After a failure (-errno) the old contents, if any, are there. */
+int write_file_durably(int dirfd, const char *name, const void *buf,
+		       size_t len);
+
+#endif
