@@ -65,6 +65,7 @@ struct node {
 	struct node *parent; /* a reference; NULL for the root and unlinked */
 	char *name;	     /* below parent; one of its names if several */
 	struct tier_file *file; /* NULL for a closed file at rest */
+	uint16_t reads;		/* opens in place since it was released */
 };
 
 /* fd_max bounds the cached descriptors. */

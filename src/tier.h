@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef TIERFS_TIER_H
+#define TIERFS_TIER_H
+
+/*
+ * The tier: the one writer of states.
+ *
+ * fs, control and the policy change where a file's data is only through this
+ * interface, so a recall by hand and one by a read take the same way. Which
+ * event does what to which state is state.h's table; how it is made safe is
+ * told at the head of each tier_*.c.
+ *
+ * Nothing here waits for a target, the journal or a recall. What has to wait
+ * is parked: the call returns -EINPROGRESS and wait->resume is called later,
+ * on the tier's waker thread, where the caller tries again from the start.
+ * Data that comes from a target arrives by callback.
+ *
+ * Lock order: node.h. Functions here take node->lock themselves; callers hold
+ * no lock unless it is said.
+ */
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/stat.h>
+#include <urcu/list.h>
+
+#include "config.h"
+#include "journal.h"
+#include "mover.h"
+#include "node.h"
+#include "tierfs/target.h"
+
+struct tier;
+
+/* ---- life ------------------------------------------------------------- */
+
+struct tier_parts {
+	const struct config *config;
+	struct front *front;
+	struct node_table *nodes;
+	struct journal *journal;
+	struct mover *mover;
+	struct target **targets; /* by number; NULL: none of that number */
+	unsigned int ntargets;
+	struct ring *ring; /* for the mover's I/O on the front */
+};
+
+/* Takes nothing over; the parts outlive the tier. -ENOMEM, -EAGAIN. */
+int tier_start(const struct tier_parts *parts, struct tier **ret);
+/* After the mover stopped and the last request was answered. */
+void tier_stop(struct tier *tier);
+
+/* ---- waiting ---------------------------------------------------------- */
+
+struct tier_wait {
+	/* err: 0, try again; else why it cannot be had (-EIO, -ENOSPC, ...). On
+	 * the waker thread; may call the tier and reply, may use the front. */
+	void (*resume)(struct tier_wait *wait, int err);
+	struct cds_list_head link; /* the tier's while parked */
+	int err;
+};
+
+/* Takes a parked wait back (the client was interrupted). True: resume will
+ * not be called. False: it has been, or is about to be. */
+bool tier_wait_cancel(struct node *node, struct tier_wait *wait);
+
+/* ---- data: open, read, write, close ------------------------------------ */
+
+/*
+ * Begins using the data of a regular file, as open(2) with flags does. Used
+ * for handles and, around the single call, for truncate(2) and what else
+ * changes data without a handle.
+ *
+ * 0             the use is counted, tier_close() ends it. For writing the file
+ *               is resident and stays so; with O_TRUNC what it held is no
+ *               longer needed, and the caller truncates. Until the call the
+ *               contents are as before, but for O_TRUNC.
+ * -EINPROGRESS  parked
+ * -EAGAIN       it would have to wait, and flags has O_NONBLOCK
+ * -EIO          the spill EA cannot be understood, or the target is offline
+ *               and the data is needed to open for writing
+ */
+int tier_open(struct tier *tier, struct node *node, int flags,
+	      struct tier_wait *wait);
+/* Ends a use. flags as at the open. */
+void tier_close(struct tier *tier, struct node *node, int flags);
+
+/* The front's file of one in use, borrowed for a request. While borrowed it
+ * is not closed, even if a restore swaps the file meanwhile. */
+struct tier_src;
+struct tier_data {
+	int fd; /* O_RDWR if write was asked for, else readable */
+	struct tier_src *src;
+};
+/* 0; -EREMOTE: the data is in an object (reads: tier_read(); a file in use
+ * for writing is never remote); other errors of open(2) on the front. */
+int tier_data_get(struct tier *tier, struct node *node, bool write,
+		  struct tier_data *ret);
+void tier_data_put(struct tier_data *data);
+
+/* Reads in place. done comes on a ring thread, or at once from tier_read();
+ * it must not block and owns read again. */
+struct tier_read {
+	void (*done)(struct tier_read *read, int64_t res); /* bytes or -errno */
+	void *buf; /* TARGET_ALIGN aligned, room for len rounded up to it */
+	size_t len;
+	uint64_t off;
+	/* the tier's */
+	struct target_io io;
+	struct tier_src *src;
+	struct cds_list_head link;
+	size_t skip;
+};
+void tier_read(struct tier *tier, struct node *node, struct tier_read *read);
+
+/* SEEK_DATA and SEEK_HOLE of a released file. done on a worker or at once. */
+struct tier_seek {
+	void (*done)(struct tier_seek *seek, int64_t res); /* offset, -errno */
+	uint64_t off;
+	int whence;
+};
+void tier_seek(struct tier *tier, struct node *node, struct tier_seek *seek);
+
+/*
+ * What fs keeps of a file that has handles open: valid between tier_open()
+ * and tier_close(), under node->lock. The tier only provides the room.
+ */
+struct tier_handles {
+	unsigned int count; /* handles of the kernel */
+	int backing_id;	    /* passthrough, > 0, or 0 */
+	bool passthrough;   /* the I/O mode, fixed while count > 0 */
+};
+struct tier_handles *tier_handles(struct node *node);
+
+/* Is the data on the front (node->lock held)? Decides the I/O mode. */
+bool tier_resident(struct node *node);
+
+/* ---- attributes -------------------------------------------------------- */
+
+/*
+ * The attributes to show: size, blocks, ino, ctime, nlink as if the file had
+ * never been tiered. *ret_volatile: must not be cached by the kernel (writers
+ * or mappings, DESIGN of the page cache in fs.c). May be NULL.
+ * -EIO: the EA cannot be understood.
+ */
+int tier_getattr(struct tier *tier, struct node *node, struct stat *ret,
+		 bool *ret_volatile);
+/* For one just taken with node_lookup(): adjusts st, or does nothing for a
+ * file without an EA, which costs nothing. */
+int tier_adjust(struct tier *tier, struct node *node, struct stat *st,
+		bool *ret_volatile);
+
+/* To be called before a change of metadata that alters ctime (chmod, chown,
+ * utimens, xattr, link, rename): a ctime kept from the user ends here. */
+void tier_touch(struct tier *tier, struct node *node);
+
+/* "none", "migrating", ... as user.tierfs.state shows it; -errno. */
+int tier_state(struct tier *tier, struct node *node, enum spill_state *ret);
+
+/* ---- the namespace ----------------------------------------------------- */
+
+/*
+ * unlink(2), rename(2) with flags, and link(2) on the front, such that no
+ * object is lost or leaked: they take the directories' locks, keep the last
+ * name of a tiered file in .tierfs/orphans until its objects are deleted, and
+ * tell the nodes. errors as of the system call. Names in .tierfs are the
+ * caller's to refuse.
+ */
+int tier_unlink(struct tier *tier, struct node *parent, const char *name);
+int tier_rename(struct tier *tier, struct node *parent, const char *name,
+		struct node *newparent, const char *newname,
+		unsigned int flags);
+int tier_link(struct tier *tier, struct node *node, struct node *newparent,
+	      const char *newname);
+/* A file was made by the mount (create, mknod, tmpfile linked): counted. */
+void tier_created(struct tier *tier, struct node *node);
+
+/* ---- what is asked for --------------------------------------------------- */
+
+enum tier_op {
+	TIER_MIGRATE,
+	TIER_RELEASE,
+	TIER_MIGRATE_RELEASE,
+	TIER_RESTORE,
+};
+
+enum tier_result {
+	TIER_DONE,    /* it is as asked now */
+	TIER_ALREADY, /* it was */
+	TIER_REFUSED, /* not possible as the file is; reason says why */
+	TIER_FAILED,  /* tried, and failed; reason says why */
+};
+
+struct tier_request {
+	/* The asker's. */
+	struct node *node; /* a reference, kept by the asker until done */
+	const char *path;  /* for people, kept until done; may be NULL */
+	/* Once for each request, on a worker or from tier_submit() itself. */
+	void (*done)(struct tier_request *req);
+
+	/* Filled in before done. */
+	enum tier_result result;
+	char reason[160];
+	uint64_t bytes;	 /* moved */
+	uint64_t job_id; /* the mover's, from tier_submit() on; 0: none */
+	/* the tier's */
+	struct cds_list_head link;
+};
+
+/* Queues op for n files in as few jobs as is good. Always calls each done. */
+void tier_submit(struct tier *tier, enum tier_op op, enum mover_prio prio,
+		 struct tier_request **reqs, size_t n);
+
+/* Sets or clears the pin of a file or directory. -EIO, -EPERM (immutable). A
+ * released file is not brought back by it: submit TIER_RESTORE. */
+int tier_pin(struct tier *tier, struct node *node, bool pin);
+
+/* ---- what can be asked ---------------------------------------------------- */
+
+struct tier_file_status {
+	enum spill_state state;
+	uint64_t size;
+	uint64_t front_bytes; /* allocated on the front */
+	bool pinned;	      /* itself, or a directory above */
+	unsigned int open;
+	unsigned int ncopies;
+	struct spill_copy copies[TIERFS_EA_COPIES_MAX];
+};
+int tier_file_status(struct tier *tier, struct node *node,
+		     struct tier_file_status *ret);
+
+struct tier_counts {
+	int64_t files[SPILL_STATES];
+	int64_t bytes[SPILL_STATES]; /* logical */
+};
+void tier_counts(struct tier *tier, struct tier_counts *ret);
+
+const struct tier_parts *tier_parts(struct tier *tier);
+/* A target by number; NULL: unknown. */
+struct target *tier_target(struct tier *tier, uint8_t number);
+
+#endif
