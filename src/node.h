@@ -24,6 +24,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <sys/stat.h>
 #include <urcu/rculfhash.h>
 #include <urcu/call-rcu.h>
 
@@ -105,7 +106,8 @@ void node_forget(struct node *node, uint64_t count);
 void node_renamed(struct node *node, struct node *parent, const char *name);
 void node_unlinked(struct node *node);
 
-/* The directory lock of a node: names below it do not change while held. */
+/* The directory lock of a node (its node->lock, taken for its names): names
+ * below it do not change while held. */
 void node_dir_lock(struct node *dir);
 void node_dir_unlock(struct node *dir);
 /* Both, in the order of the rule; a == b is locked once. */
