@@ -58,8 +58,10 @@ struct node {
 	_Atomic(uint32_t) refs;	   /* holders of the pointer */
 	_Atomic(uint32_t) flags;   /* enum node_flags */
 
-	/* Under lock. The key changes when a restore swaps the inode. */
+	/* Under lock. */
 	pthread_mutex_t lock;
+	/* Changes when a restore swaps the inode: written under lock, read
+	 * under it or in an RCU read section. */
 	struct node_key *key;
 	int pinned_fd;	     /* O_PATH, or -1: without handles, unlinked-open */
 	uint32_t fd_slot;    /* the fd cache's, under the cache's lock */

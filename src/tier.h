@@ -42,13 +42,19 @@ struct tier_parts {
 	struct mover *mover;
 	struct target **targets; /* by number; NULL: none of that number */
 	unsigned int ntargets;
-	struct ring *ring; /* for the mover's I/O on the front */
+	struct ring *ring;	  /* for the mover's I/O on the front */
+	struct copy_limit *limit; /* of the background's bandwidth */
 };
 
 /* Takes nothing over; the parts outlive the tier. -ENOMEM, -EAGAIN. */
 int tier_start(const struct tier_parts *parts, struct tier **ret);
 /* After the mover stopped and the last request was answered. */
 void tier_stop(struct tier *tier);
+
+/* Finishes or undoes what a crash left: before the mount serves requests,
+ * after tier_start(). In the time of what was in flight; never waits for a
+ * target (what is to be deleted there is queued). -errno of the journal. */
+int tier_recover(struct tier *tier);
 
 /* ---- waiting ---------------------------------------------------------- */
 
@@ -76,7 +82,6 @@ bool tier_wait_cancel(struct node *node, struct tier_wait *wait);
  *               longer needed, and the caller truncates. Until the call the
  *               contents are as before, but for O_TRUNC.
  * -EINPROGRESS  parked
- * -EAGAIN       it would have to wait, and flags has O_NONBLOCK
  * -EIO          the spill EA cannot be understood, or the target is offline
  *               and the data is needed to open for writing
  */
@@ -102,14 +107,13 @@ void tier_data_put(struct tier_data *data);
  * it must not block and owns read again. */
 struct tier_read {
 	void (*done)(struct tier_read *read, int64_t res); /* bytes or -errno */
-	void *buf; /* TARGET_ALIGN aligned, room for len rounded up to it */
+	void *buf; /* TARGET_ALIGN aligned, as len and off should be */
 	size_t len;
 	uint64_t off;
 	/* the tier's */
 	struct target_io io;
 	struct tier_src *src;
 	struct cds_list_head link;
-	size_t skip;
 };
 void tier_read(struct tier *tier, struct node *node, struct tier_read *read);
 
@@ -150,9 +154,15 @@ int tier_getattr(struct tier *tier, struct node *node, struct stat *ret,
 int tier_adjust(struct tier *tier, struct node *node, struct stat *st,
 		bool *ret_volatile);
 
-/* To be called before a change of metadata that alters ctime (chmod, chown,
- * utimens, xattr, link, rename): a ctime kept from the user ends here. */
-void tier_touch(struct tier *tier, struct node *node);
+/*
+ * Around a change of metadata that alters ctime (chmod, chown, utimens, xattrs,
+ * inode flags): a ctime kept from the user ends here, and the file is not
+ * swapped for a restored one in between. Takes and keeps node->lock for regular
+ * files; in between only the front is used, and no other tier_*() but
+ * tier_data_get() for a handle, which must be taken before.
+ */
+void tier_meta_begin(struct tier *tier, struct node *node);
+void tier_meta_end(struct tier *tier, struct node *node);
 
 /* "none", "migrating", ... as user.tierfs.state shows it; -errno. */
 int tier_state(struct tier *tier, struct node *node, enum spill_state *ret);
