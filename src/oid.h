@@ -18,7 +18,7 @@
 
 /* The oid of the n-th object, n in 1 .. 2^56-1. One to one. */
 uint64_t oid_from_count(uint64_t n);
-/* Its inverse. */
+/* Its inverse; 0 for what no count gives. */
 uint64_t oid_to_count(uint64_t oid);
 
 void oid_hex(uint64_t oid, char ret[OID_HEX_LEN]);

@@ -15,6 +15,12 @@
  *   MIGRATED  already      -> RELEASED   copy is suspect   -> none, delete
  *   RELEASED  already      already       restore first     -> none, delete
  *   DIRTY     refused      restore first as is             -> none, delete
+ *
+ * Refused is -EBUSY where trying again later can help, else -EINVAL, which is
+ * also for events that cannot be. To restore what is resident is -EALREADY.
+ * While the copies of MIGRATED are suspect, migrate and release are -EBUSY.
+ * A write to RELEASED makes it DIRTY; but as long as opening for writing
+ * restores first, there is none.
  */
 
 #include "spill_ea.h"

@@ -29,6 +29,8 @@
  *   27..34 ctime to show, ns since the epoch, signed
  *   35..50 XXH3-128 of the contents, low half first
  *   51..   copies of 9 bytes: target number, oid
+ * Later versions keep the version and the CRC where they are, so that a newer
+ * EA can be told from a damaged one.
  *
  * With one copy that is 60 bytes, the most that ext4 keeps inside a 256-byte
  * inode under this name: reading it at every lookup costs no I/O.
