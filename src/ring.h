@@ -5,14 +5,13 @@
 /*
  * An io_uring with a thread that reaps it: file I/O that nobody waits for.
  *
- * Any thread submits (one mutex around the submission queue, held for the
- * system call that cannot block on a target: operations that would are handed
- * to the kernel's workers). The reaper calls op->done with the result, one at
- * a time: done must not block, and may submit.
+ * Any thread submits, which appends to a list and wakes the reaper if it
+ * sleeps: it never blocks, and never fails for want of room. The reaper hands
+ * every operation to the kernel's workers, and calls op->done with the result,
+ * one at a time: done must not block, and may submit.
  *
- * The op and what it points to belong to the ring from the call until done.
- * When the submission queue and the backlog bound are full, ops wait in a list
- * of the ring's own: submitting never fails for want of room.
+ * The op and what it points to belong to the ring from the call until done is
+ * called, which may free it.
  */
 
 #include <stdbool.h>
@@ -35,7 +34,6 @@ struct ring_op {
 	int flags;
 	mode_t mode;
 	const void *ptr;
-	const void *ptr2;
 	unsigned int len;
 	int64_t off;
 	int64_t submitted; /* monotonic ns */
@@ -60,6 +58,9 @@ void ring_unlinkat(struct ring *ring, struct ring_op *op, int dirfd,
 		   const char *path, int flags);
 /* Closes fd; op may be NULL when nobody cares. */
 void ring_close(struct ring *ring, struct ring_op *op, int fd);
+
+/* Only calls done, with 0: an answer that comes like all others. */
+void ring_nop(struct ring *ring, struct ring_op *op);
 
 /* Operations submitted and not done, and the age of the oldest in ns. */
 void ring_pending(struct ring *ring, unsigned int *ret_n, int64_t *ret_oldest);
