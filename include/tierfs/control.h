@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef TIERFS_CONTROL_PROTOCOL_H
+#define TIERFS_CONTROL_PROTOCOL_H
+
+/*
+ * The control protocol: how tierctl, or another program, asks a daemon.
+ *
+ * A stream socket of the file system, CONTROL_DIR/NAME.sock, that anyone may
+ * connect to; each request is checked against the credentials the peer had
+ * when it connected. Both sides send JSON objects, one a line (JSON escapes
+ * what would end a line), of at most CONTROL_LINE_MAX bytes with the newline.
+ *
+ * One command at a time: the client sends a request and reads answers until
+ * an "end"; then it may send the next one.
+ *
+ * Request
+ *   {"version": 1, "command": C, ...}
+ *
+ *   C          takes                       is allowed to, answers
+ *   hello                                  anyone; the mount
+ *   status                                 root; the mount in full
+ *   status     paths, more                 who can read the file; each file
+ *   migrate    paths, more, recursive,     root and the file's owner
+ *              release, wait, progress
+ *   release    paths, more, recursive,     the same
+ *              wait, progress
+ *   restore    as release                  the same
+ *   pin        as release                  the same
+ *   unpin      paths, more, recursive      the same
+ *   queue                                  root; each job
+ *   cancel     job (a number of "queue")   root and who asked for the job
+ *   metrics                                root; each family
+ *
+ *   paths      an array of paths, each a string or an object, see below
+ *   more       true: lines {"paths": [...], "more": true|false} follow, up to
+ *              one without more. The daemon reads them as it has room, so a
+ *              client must read answers while it writes.
+ *   recursive  directories: all below; without it they are refused
+ *   release    migrate: drop the data afterwards
+ *   wait       false: "end" comes when all is queued; it goes on without the
+ *              client. Default true.
+ *   progress   true: "progress" answers about twice a second
+ *
+ *   While a command runs, {"stop": true} cancels what it has asked for; the
+ *   answers so far, and the end, still come. Closing the connection cancels
+ *   too. Closing the sending direction alone does not.
+ *
+ * Paths
+ *   Absolute, below the root of the mount ("/" is the mountpoint); "." and
+ *   ".." are not names; symlinks are not followed. The daemon walks them with
+ *   the peer's rights. JSON is UTF-8 and file names need not be:
+ *     "/a/b"                         a path that is UTF-8
+ *     {"path": "/a/b"}               the same
+ *     {"path_hex": "2f61ff"}         any path: its bytes in hex
+ *     with "as" or "as_hex"          how answers call it; default: the path
+ *   In answers "path" is always there, U+FFFD in place of what is not UTF-8;
+ *   "path_hex" is there as well when something was replaced.
+ *
+ * Answers
+ *   {"type": "result", "data": {...}}
+ *       hello: {"version", "daemon", "name", "mount", "device"}: the device
+ *       number of the mount, as "MAJOR:MINOR".
+ *       status, queue: the objects of `tierctl --json`.
+ *       commands that move data: {"path", "op", "result", "reason", "bytes"}
+ *       with result "done", "already", "refused", "failed"; "queued" when not
+ *       waiting. Order is that of completion.
+ *       metrics: {"family", "type", "help", "unit", "samples": [{"suffix",
+ *       "labels": {...}, "value"}]}
+ *   {"type": "progress", "files", "files_done", "bytes", "bytes_done",
+ *    "complete"}
+ *       complete: files and bytes are all there will be.
+ *   {"type": "end", "status": S, "reason": "..."}
+ *       done     all results are "done", "already" or "queued"
+ *       failed   some are not
+ *       denied   the peer may not ask this
+ *       error    the request cannot be understood, or the daemon is busy:
+ *                reason names it; the daemon closes the connection
+ */
+
+#define CONTROL_VERSION	 1
+#define CONTROL_DIR	 "/run/tierfs"
+#define CONTROL_SUFFIX	 ".sock"
+#define CONTROL_LINE_MAX 65536
+
+#endif
