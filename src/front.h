@@ -56,14 +56,17 @@ struct front {
  * On failure *ret_why (free it) says what is wrong with which path:
  * -ENOTDIR -ENOENT -EACCES -EROFS, -EBUSY another daemon has it,
  * -EPROTONOSUPPORT a newer format, -EBADMSG a damaged format file,
- * -EOPNOTSUPP no EAs or handles there, -EEXIST another name. The front is as
+ * -EOPNOTSUPP no EAs or handles there, -EEXIST another name, -EINVAL not a
+ * name, -EXDEV .tierfs is a mount point. The front is as
  * it was (an empty .tierfs may be left).
  */
 int front_open(const char *path, const char *name, struct front **ret,
 	       char **ret_why);
 void front_close(struct front *front);
 
-/* Records a target in the format file, durably, under the next number. */
+/* Records a target in the format file, durably, under the next number; for the
+ * thread that mounts alone. -EINVAL, -EEXIST: name or UUID is known, -ENOSPC:
+ * TIERFS_TARGETS_MAX are. */
 int front_add_target(struct front *front, const char *name, const char *uuid,
 		     unsigned int *ret_number);
 

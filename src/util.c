@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -121,6 +122,19 @@ const char *size_text(uint64_t bytes, char buf[SIZE_TEXT_LEN])
 		snprintf(buf, SIZE_TEXT_LEN, value < 10 ? "%.1f%c" : "%.0f%c",
 			 value, units[unit]);
 	return buf;
+}
+
+int fail_why(char **ret_why, int err, const char *fmt, ...)
+{
+	va_list ap;
+
+	if (!ret_why)
+		return err;
+	va_start(ap, fmt);
+	if (vasprintf(ret_why, fmt, ap) < 0)
+		*ret_why = NULL;
+	va_end(ap);
+	return err;
 }
 
 int pread_full(int fd, void *buf, size_t len, off_t off)

@@ -53,6 +53,11 @@ int removexattr_fd(int fd, const char *name);
 #define SIZE_TEXT_LEN 16
 const char *size_text(uint64_t bytes, char buf[SIZE_TEXT_LEN]);
 
+/* Returns err, with a message for people about it in *ret_why (may be NULL; the
+ * message too is NULL without memory). Made for "return fail_why(...)". */
+__attribute__((format(printf, 3, 4))) int fail_why(char **ret_why, int err,
+						   const char *fmt, ...);
+
 /* Reads or writes all of len bytes: 0, or -errno (-ENODATA: end of file). */
 int pread_full(int fd, void *buf, size_t len, off_t off);
 int pwrite_full(int fd, const void *buf, size_t len, off_t off);

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef TIERFS_FRONT_FORMAT_H
+#define TIERFS_FRONT_FORMAT_H
+
+/*
+ * The front's format file, for front.c alone.
+ *
+ *   # comments and empty lines, anywhere
+ *   version=1
+ *   uuid=6f1c2c9e-...
+ *   name=NAME
+ *   ea=trusted                  or user: under which name the spill EA is
+ *   target.0=NAME UUID          the targets, numbered as in the spill EA
+ *
+ * Nothing else is taken: what a daemon does not understand it must not run on.
+ */
+
+#include "front.h"
+
+#define FRONT_FORMAT_FILE "format"
+
+bool front_uuid_valid(const char *text);
+
+/* Reads uuid, name, trusted and targets of front->meta_fd's format file.
+ * -ENOENT: there is none; -EBADMSG, -EPROTONOSUPPORT with the line in
+ * *ret_why; *front is unchanged on failure. */
+int front_format_read(struct front *front, char **ret_why);
+/* Writes them, durably. */
+int front_format_write(const struct front *front);
+
+#endif
