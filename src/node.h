@@ -104,7 +104,10 @@ static inline void node_unrefp(struct node **node)
 void node_kept(struct node *node);
 void node_forget(struct node *node, uint64_t count);
 
-/* What the namespace's operations tell: rename, link, unlink. */
+/* What the namespace's operations tell. Caller holds node->lock. With parent
+ * NULL it has names, but which is not known. node_unlinked() sets
+ * NODE_UNLINKED and forgets parent and name. The old parent's reference is
+ * dropped, which takes no lock. */
 void node_renamed(struct node *node, struct node *parent, const char *name);
 void node_unlinked(struct node *node);
 
