@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -196,4 +197,22 @@ int write_file_durably(int dirfd, const char *name, const void *buf, size_t len)
 		return ret;
 	}
 	return fsync(dirfd) < 0 ? -errno : 0;
+}
+
+int thread_start(pthread_t *ret_thread, const char *name, void *(*run)(void *),
+		 void *arg)
+{
+	char cut[16];
+	sigset_t all, old;
+	int err;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	err = pthread_create(ret_thread, NULL, run, arg);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (err)
+		return -err;
+	snprintf(cut, sizeof(cut), "%s", name);
+	pthread_setname_np(*ret_thread, cut);
+	return 0;
 }

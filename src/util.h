@@ -4,6 +4,7 @@
 
 /* Small things without a home of their own. Pure, any thread, no locks. */
 
+#include <pthread.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/stat.h>
@@ -66,5 +67,10 @@ int pwrite_full(int fd, const void *buf, size_t len, off_t off);
  * dirfd. After a failure (-errno) the old contents, if any, are there. */
 int write_file_durably(int dirfd, const char *name, const void *buf,
 		       size_t len);
+
+/* Starts a thread with all signals blocked: they are the main thread's. name
+ * is cut to 15 characters. 0 or -errno. */
+int thread_start(pthread_t *ret, const char *name, void *(*run)(void *),
+		 void *arg);
 
 #endif
