@@ -11,6 +11,7 @@
  * and all that is queued is committed together.
  */
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <urcu/list.h>
@@ -46,40 +47,48 @@ struct journal_req {
 	void (*done)(struct journal_req *req, int err);
 };
 
-/* Opens or creates journal.db in dirfd. On failure *ret_why (free it) names
- * what is wrong: -EBADMSG not ours or damaged, -EPROTONOSUPPORT newer, -EIO.
- * The file is left as it was. */
+/* Opens or creates journal.db in dirfd (which is duplicated). On failure
+ * *ret_why (free it; NULL without memory) names what is wrong: -EBADMSG not
+ * ours or damaged, -EPROTONOSUPPORT newer, -EBUSY another process has it,
+ * -ENOSPC, -EIO. The file is left as it was. */
 int journal_open(int dirfd, struct journal **ret, char **ret_why);
-/* Commits what is queued, then closes. */
+/* Commits what is queued, then closes. NULL is allowed. */
 void journal_close(struct journal *journal);
+/* There was none: on a front that has objects already it was lost, and the
+ * counts given out start at 1 again; journal_alloc() can skip some. */
+bool journal_created(const struct journal *journal);
 
 void journal_add_async(struct journal *journal, struct journal_req *req);
 /* The same, waiting: for background threads alone. */
 int journal_add(struct journal *journal, struct intent *intents, size_t n);
 
-/* The intents' steps are durable: they are dropped with the next commit. Does
- * not wait; a crash before leaves them, and recovery finds them done. */
+/* The intents' steps are durable: they are dropped with the next commit,
+ * within a second. Does not wait; a crash before (or no memory) leaves them,
+ * and recovery finds them done. */
 void journal_done(struct journal *journal, const uint64_t *ids, size_t n);
 
-/* Gives out n consecutive object counts (oid.h), never twice, a crash
- * included. Waits for a commit only every few thousand. */
+/* Gives out n > 0 consecutive object counts (oid.h), never twice, a crash
+ * included. Waits for a commit only every few thousand. -EOVERFLOW: no counts
+ * are left. */
 int journal_alloc(struct journal *journal, size_t n, uint64_t *ret_first);
 
 /* Small values beside the intents (counters). Put is lazy: with the next
- * commit, in the order of journal_done(). Get waits. -ENOENT: never put;
- * -ERANGE: longer than size. Returns the length. */
+ * commit, never without the journal_done() before it. Get waits, and sees
+ * earlier puts. -ENOENT: never put; -ERANGE: longer than size. Returns the
+ * length. */
 void journal_put(struct journal *journal, const char *key, const void *value,
 		 size_t len);
 int journal_get(struct journal *journal, const char *key, void *ret,
 		size_t size);
 
-/* All intents in the order of their ids, for recovery: an array to free. */
+/* All intents in the order of their ids, for recovery: an array to free, NULL
+ * when there are none. Waits. */
 int journal_intents(struct journal *journal, struct intent **ret,
 		    size_t *ret_n);
 
-/* Queued and committed so far, for status. */
+/* Committed so far, failed commits, and intents queued to be added. */
 struct journal_stats {
-	uint64_t commits, added, done;
+	uint64_t commits, added, done, failed;
 	size_t queued;
 };
 void journal_stats(struct journal *journal, struct journal_stats *ret);

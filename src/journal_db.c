@@ -1,0 +1,534 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * WAL, not a rollback journal: a commit is one append and one fdatasync(),
+ * where a rollback journal takes three or four syncs. With
+ * locking_mode=EXCLUSIVE the index of the WAL is in our memory: there is no
+ * -shm file, and another process that opens the database gets "locked". The
+ * WAL is copied into the database (a checkpoint) by journal.c between commits
+ * when it has grown past CHECKPOINT_FRAMES, after those who wait were told.
+ *
+ * What a crash leaves: a WAL whose last commit that is whole counts; SQLite
+ * finds it by checksums. The database is made by one transaction with a
+ * rollback journal and only then switched to WAL, so a crash while it is made
+ * leaves either an empty database, which is new, or a whole one.
+ *
+ * A front that is full must be able to release data, and that takes an intent.
+ * So space is reserved when the journal is opened: for the database by
+ * SQLite's chunk size, for the WAL by fallocate() past its end; and the WAL is
+ * kept when the journal is closed. In this space some 10,000 intents commit
+ * with not one free block on the front.
+ *
+ * A commit that fails is rolled back by SQLite and leaves earlier ones alone:
+ * frames after the last good commit are written anew by the next one, so a
+ * sync that succeeds later covers them. If the machine dies before that, a
+ * commit that was reported as failed (its sync failed) may be found
+ * nevertheless. For an intent that does no harm: recovery finds a step that
+ * was not taken.
+ */
+#include "journal_db.h"
+
+#include <fcntl.h>
+#include <sqlite3.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "cleanup.h"
+#include "journal_vfs.h"
+#include "util.h"
+
+#define JOURNAL_NAME	  "journal.db"
+#define JOURNAL_APP_ID	  0x74664a31 /* "tfJ1" */
+#define JOURNAL_VERSION	  1
+#define CHECKPOINT_FRAMES 256	    /* of 4 KiB */
+#define RESERVE		  (4 << 20) /* bytes, each for database and WAL */
+#define BUSY_MS		  500
+
+static const char schema[] =
+	"BEGIN IMMEDIATE;"
+	"PRAGMA application_id = 1952860721;"
+	"PRAGMA user_version = 1;"
+	"CREATE TABLE intent(id INTEGER PRIMARY KEY, kind INTEGER NOT NULL,"
+	" target INTEGER NOT NULL, oid INTEGER NOT NULL, handle BLOB NOT NULL,"
+	" mtime INTEGER NOT NULL, atime INTEGER NOT NULL,"
+	" ino INTEGER NOT NULL);"
+	"CREATE TABLE value(key TEXT PRIMARY KEY, value BLOB NOT NULL)"
+	" WITHOUT ROWID;"
+	"CREATE TABLE count(one INTEGER PRIMARY KEY CHECK (one = 1),"
+	" bound INTEGER NOT NULL);"
+	"INSERT INTO count VALUES(1, 1);"
+	"COMMIT;";
+_Static_assert(JOURNAL_APP_ID == 1952860721 && JOURNAL_VERSION == 1,
+	       "the schema says the same");
+
+enum statement {
+	ST_BEGIN,
+	ST_COMMIT,
+	ST_INSERT,
+	ST_DELETE,
+	ST_PUT,
+	ST_BOUND,
+	ST_GET,
+	ST_LIST,
+	STATEMENTS
+};
+
+static const char *const statement_sql[STATEMENTS] = {
+	[ST_BEGIN] = "BEGIN IMMEDIATE",
+	[ST_COMMIT] = "COMMIT",
+	[ST_INSERT] = "INSERT INTO intent VALUES(?,?,?,?,?,?,?,?)",
+	[ST_DELETE] = "DELETE FROM intent WHERE id = ?",
+	[ST_PUT] = "INSERT OR REPLACE INTO value VALUES(?,?)",
+	[ST_BOUND] = "UPDATE count SET bound = ?",
+	[ST_GET] = "SELECT value FROM value WHERE key = ?",
+	[ST_LIST] = "SELECT * FROM intent ORDER BY id",
+};
+
+struct journal_db {
+	sqlite3 *sql;
+	sqlite3_stmt *st[STATEMENTS];
+	int dirfd; /* ours: SQLite opens files by its number */
+	bool created;
+	int wal_frames;
+	uint64_t last_id, bound;
+};
+
+/* What a result code says as -errno. */
+static int db_errno(struct journal_db *db, int rc)
+{
+	int err;
+
+	switch (rc & 0xff) {
+	case SQLITE_OK:
+	case SQLITE_ROW:
+	case SQLITE_DONE:
+		return 0;
+	case SQLITE_FULL:
+		return -ENOSPC;
+	case SQLITE_NOMEM:
+		return -ENOMEM;
+	case SQLITE_NOTADB:
+	case SQLITE_CORRUPT:
+		return -EBADMSG;
+	case SQLITE_BUSY:
+	case SQLITE_LOCKED:
+		return -EBUSY;
+	case SQLITE_READONLY:
+		return -EROFS;
+	case SQLITE_IOERR:
+	case SQLITE_CANTOPEN:
+		err = db->sql ? sqlite3_system_errno(db->sql) : 0;
+		return err > 0 ? -err : -EIO;
+	default:
+		return -EIO;
+	}
+}
+
+/* Runs a statement that has no rows to give. */
+static int db_run(struct journal_db *db, enum statement which)
+{
+	int rc = sqlite3_step(db->st[which]);
+	int ret = db_errno(db, rc);
+
+	sqlite3_reset(db->st[which]);
+	return ret;
+}
+
+static int db_exec(struct journal_db *db, const char *sql)
+{
+	return db_errno(db, sqlite3_exec(db->sql, sql, NULL, NULL, NULL));
+}
+
+/* The one number that a query gives. */
+static int db_number(struct journal_db *db, const char *sql, int64_t *ret)
+{
+	sqlite3_stmt *st = NULL;
+	int rc;
+
+	rc = sqlite3_prepare_v2(db->sql, sql, -1, &st, NULL);
+	if (rc == SQLITE_OK)
+		rc = sqlite3_step(st);
+	if (rc == SQLITE_ROW)
+		*ret = sqlite3_column_int64(st, 0);
+	else if (rc == SQLITE_DONE)
+		rc = SQLITE_CORRUPT;
+	rc = db_errno(db, rc);
+	sqlite3_finalize(st);
+	return rc;
+}
+
+/* A page that is damaged fails the mount here, not a commit later. */
+static int db_quick_check(struct journal_db *db, char **ret_why)
+{
+	sqlite3_stmt *st = NULL;
+	const char *text;
+	int rc, ret;
+
+	rc = sqlite3_prepare_v2(db->sql, "PRAGMA quick_check(1)", -1, &st,
+				NULL);
+	if (rc == SQLITE_OK)
+		rc = sqlite3_step(st);
+	if (rc == SQLITE_ROW) {
+		text = (const char *)sqlite3_column_text(st, 0);
+		ret = 0;
+		if (!text)
+			ret = -ENOMEM;
+		else if (strcmp(text, "ok"))
+			ret = fail_why(ret_why, -EBADMSG,
+				       JOURNAL_NAME ": damaged: %s", text);
+	} else {
+		ret = db_errno(db, rc);
+		fail_why(ret_why, ret, JOURNAL_NAME ": damaged: %s",
+			 sqlite3_errmsg(db->sql));
+	}
+	sqlite3_finalize(st);
+	return ret;
+}
+
+/* Is it ours, and of a version that we know? Changes nothing. */
+static int db_recognise(struct journal_db *db, char **ret_why)
+{
+	int64_t pages = 0, app = 0, version = 0;
+	int ret;
+
+	ret = db_number(db, "PRAGMA page_count", &pages);
+	if (!ret)
+		ret = db_number(db, "PRAGMA application_id", &app);
+	if (!ret)
+		ret = db_number(db, "PRAGMA user_version", &version);
+	if (ret == -EBUSY)
+		return fail_why(ret_why, ret,
+				JOURNAL_NAME ": in use by another process");
+	if (ret)
+		return fail_why(ret_why, ret,
+				JOURNAL_NAME ": cannot be read: %s",
+				sqlite3_errmsg(db->sql));
+	db->created = pages == 0;
+	if (db->created)
+		return 0;
+	if (app != JOURNAL_APP_ID || version < 1)
+		return fail_why(ret_why, -EBADMSG,
+				JOURNAL_NAME ": not a journal of tierfs");
+	if (version > JOURNAL_VERSION)
+		return fail_why(ret_why, -EPROTONOSUPPORT,
+				JOURNAL_NAME
+				": written by a newer version of tierfs");
+	return db_quick_check(db, ret_why);
+}
+
+/* Space for a full front; see above. Where it cannot be had we go without. */
+static void db_reserve(struct journal_db *db)
+{
+	_cleanup_close_ int fd = -1;
+	sqlite3_int64 hint = RESERVE;
+	int chunk = RESERVE, persist = 1;
+
+	sqlite3_file_control(db->sql, "main", SQLITE_FCNTL_PERSIST_WAL,
+			     &persist);
+	sqlite3_file_control(db->sql, "main", SQLITE_FCNTL_CHUNK_SIZE, &chunk);
+	sqlite3_file_control(db->sql, "main", SQLITE_FCNTL_SIZE_HINT, &hint);
+	/* SQLite holds no lock on the WAL that our close() could drop. */
+	fd = openat(db->dirfd, JOURNAL_NAME "-wal",
+		    O_RDWR | O_NOFOLLOW | O_CLOEXEC);
+	if (fd >= 0)
+		(void)!fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, RESERVE);
+}
+
+static int db_wal_hook(void *arg, sqlite3 *sql, const char *name, int frames)
+{
+	struct journal_db *db = arg;
+
+	db->wal_frames = frames;
+	return SQLITE_OK;
+}
+
+static int db_prepare(struct journal_db *db)
+{
+	int64_t id = 0, bound = 0;
+	int ret;
+
+	for (int i = 0; i < STATEMENTS; i++) {
+		ret = db_errno(db,
+			       sqlite3_prepare_v3(db->sql, statement_sql[i], -1,
+						  SQLITE_PREPARE_PERSISTENT,
+						  &db->st[i], NULL));
+		if (ret)
+			return ret;
+	}
+	ret = db_number(db, "SELECT ifnull(max(id), 0) FROM intent", &id);
+	if (!ret)
+		ret = db_number(db, "SELECT bound FROM count", &bound);
+	if (ret)
+		return ret;
+	if (id < 0 || bound < 1)
+		return -EBADMSG;
+	db->last_id = id;
+	db->bound = bound;
+	sqlite3_wal_hook(db->sql, db_wal_hook, db);
+	return 0;
+}
+
+static int db_setup(struct journal_db *db, char **ret_why)
+{
+	const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX |
+			  SQLITE_OPEN_PRIVATECACHE;
+	int ret;
+
+	ret = db_errno(db, journal_sqlite_open_at(db->dirfd, JOURNAL_NAME,
+						  flags, &db->sql));
+	if (ret)
+		return fail_why(ret_why, ret,
+				JOURNAL_NAME ": cannot be opened: %s",
+				strerror(-ret));
+	sqlite3_extended_result_codes(db->sql, 1);
+	sqlite3_busy_timeout(db->sql, BUSY_MS);
+	/* What is refused is closed as it was found. */
+	sqlite3_db_config(db->sql, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
+	ret = db_exec(db, "PRAGMA locking_mode = EXCLUSIVE;"
+			  "PRAGMA synchronous = FULL;"
+			  "PRAGMA temp_store = MEMORY;"
+			  "PRAGMA secure_delete = OFF;"
+			  "PRAGMA trusted_schema = OFF;"
+			  "PRAGMA wal_autocheckpoint = 0;");
+	if (!ret) {
+		ret = db_recognise(db, ret_why);
+		if (ret)
+			return ret;
+	}
+	if (!ret && db->created)
+		ret = db_exec(db, schema);
+	if (!ret)
+		ret = db_exec(db, "PRAGMA journal_mode = WAL");
+	if (!ret) /* opens the WAL */
+		ret = db_exec(db, "BEGIN IMMEDIATE; UPDATE count SET bound ="
+				  " bound; COMMIT;");
+	if (!ret)
+		ret = db_prepare(db);
+	if (!ret && db->created && fsync(db->dirfd) < 0)
+		ret = -errno;
+	if (ret)
+		return fail_why(ret_why, ret,
+				JOURNAL_NAME ": cannot be used: %s",
+				sqlite3_errmsg(db->sql));
+	db_reserve(db);
+	sqlite3_db_config(db->sql, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0, NULL);
+	return 0;
+}
+
+int journal_db_open(int dirfd, struct journal_db **ret_db, char **ret_why)
+{
+	_cleanup_close_ int fd = -1;
+	struct journal_db *db;
+	int ret;
+
+	/* Made here, so that it is ours alone; the WAL takes over the mode. */
+	fd = openat(dirfd, JOURNAL_NAME,
+		    O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC,
+		    0600);
+	if (fd < 0) {
+		ret = -errno;
+		return fail_why(ret_why, ret,
+				JOURNAL_NAME ": cannot be opened: %s",
+				strerror(-ret));
+	}
+	close(steal_fd(&fd)); /* before SQLite takes its locks */
+	db = calloc(1, sizeof(*db));
+	if (!db)
+		return fail_why(ret_why, -ENOMEM,
+				JOURNAL_NAME ": cannot be opened");
+	db->dirfd = fcntl(dirfd, F_DUPFD_CLOEXEC, 0);
+	if (db->dirfd < 0) {
+		ret = -errno;
+		fail_why(ret_why, ret, JOURNAL_NAME ": cannot be opened: %s",
+			 strerror(-ret));
+	} else {
+		ret = db_setup(db, ret_why);
+	}
+	if (ret) {
+		journal_db_close(db);
+		return ret;
+	}
+	*ret_db = db;
+	return 0;
+}
+
+void journal_db_close(struct journal_db *db)
+{
+	for (int i = 0; i < STATEMENTS; i++)
+		sqlite3_finalize(db->st[i]);
+	sqlite3_close(db->sql);
+	if (db->dirfd >= 0)
+		close(db->dirfd);
+	free(db);
+}
+
+bool journal_db_created(const struct journal_db *db)
+{
+	return db->created;
+}
+
+uint64_t journal_db_last_id(const struct journal_db *db)
+{
+	return db->last_id;
+}
+
+uint64_t journal_db_bound(const struct journal_db *db)
+{
+	return db->bound;
+}
+
+int journal_db_begin(struct journal_db *db)
+{
+	return db_run(db, ST_BEGIN);
+}
+
+int journal_db_insert(struct journal_db *db, uint64_t id,
+		      const struct intent *intent)
+{
+	sqlite3_stmt *st = db->st[ST_INSERT];
+	uint8_t handle[1 + FRONT_HANDLE_BYTES];
+	size_t len = intent->handle.len;
+
+	if (len > FRONT_HANDLE_BYTES)
+		return -EINVAL;
+	handle[0] = intent->handle.type;
+	memcpy(handle + 1, intent->handle.bytes, len);
+	sqlite3_bind_int64(st, 1, id);
+	sqlite3_bind_int64(st, 2, intent->kind);
+	sqlite3_bind_int64(st, 3, intent->target);
+	sqlite3_bind_int64(st, 4, intent->oid);
+	sqlite3_bind_blob(st, 5, handle, len ? 1 + len : 0, SQLITE_STATIC);
+	if (!len) /* an empty blob, not NULL */
+		sqlite3_bind_zeroblob(st, 5, 0);
+	sqlite3_bind_int64(st, 6, intent->mtime);
+	sqlite3_bind_int64(st, 7, intent->atime);
+	sqlite3_bind_int64(st, 8, intent->ino);
+	return db_run(db, ST_INSERT);
+}
+
+int journal_db_delete(struct journal_db *db, uint64_t id)
+{
+	sqlite3_bind_int64(db->st[ST_DELETE], 1, id);
+	return db_run(db, ST_DELETE);
+}
+
+int journal_db_put(struct journal_db *db, const char *key, const void *value,
+		   size_t len)
+{
+	sqlite3_stmt *st = db->st[ST_PUT];
+
+	sqlite3_bind_text(st, 1, key, -1, SQLITE_STATIC);
+	if (len)
+		sqlite3_bind_blob64(st, 2, value, len, SQLITE_STATIC);
+	else
+		sqlite3_bind_zeroblob(st, 2, 0);
+	return db_run(db, ST_PUT);
+}
+
+int journal_db_set_bound(struct journal_db *db, uint64_t bound)
+{
+	sqlite3_bind_int64(db->st[ST_BOUND], 1, bound);
+	return db_run(db, ST_BOUND);
+}
+
+int journal_db_commit(struct journal_db *db)
+{
+	return db_run(db, ST_COMMIT);
+}
+
+void journal_db_rollback(struct journal_db *db)
+{
+	/* After some errors SQLite has done it by itself. */
+	if (!sqlite3_get_autocommit(db->sql))
+		sqlite3_exec(db->sql, "ROLLBACK", NULL, NULL, NULL);
+}
+
+int journal_db_get(struct journal_db *db, const char *key, void *ret,
+		   size_t size)
+{
+	sqlite3_stmt *st = db->st[ST_GET];
+	const void *value;
+	int rc, len = 0;
+
+	sqlite3_bind_text(st, 1, key, -1, SQLITE_STATIC);
+	rc = sqlite3_step(st);
+	if (rc == SQLITE_ROW) {
+		value = sqlite3_column_blob(st, 0);
+		len = sqlite3_column_bytes(st, 0);
+		if ((size_t)len > size)
+			len = -ERANGE;
+		else if (len)
+			memcpy(ret, value, len);
+	} else {
+		len = rc == SQLITE_DONE ? -ENOENT : db_errno(db, rc);
+	}
+	sqlite3_reset(st);
+	return len;
+}
+
+static int intent_read(sqlite3_stmt *st, struct intent *ret)
+{
+	const uint8_t *handle = sqlite3_column_blob(st, 4);
+	int len = sqlite3_column_bytes(st, 4);
+
+	if (len > 1 + FRONT_HANDLE_BYTES || (len && !handle))
+		return -EBADMSG;
+	*ret = (struct intent){
+		.id = sqlite3_column_int64(st, 0),
+		.kind = sqlite3_column_int64(st, 1),
+		.target = sqlite3_column_int64(st, 2),
+		.oid = sqlite3_column_int64(st, 3),
+		.mtime = sqlite3_column_int64(st, 5),
+		.atime = sqlite3_column_int64(st, 6),
+		.ino = sqlite3_column_int64(st, 7),
+	};
+	if (len) {
+		ret->handle.type = handle[0];
+		ret->handle.len = len - 1;
+		memcpy(ret->handle.bytes, handle + 1, len - 1);
+	}
+	return 0;
+}
+
+int journal_db_intents(struct journal_db *db, struct intent **ret_intents,
+		       size_t *ret_n)
+{
+	_cleanup_free_ struct intent *intents = NULL;
+	sqlite3_stmt *st = db->st[ST_LIST];
+	size_t n = 0, cap = 0;
+	int rc, ret = 0;
+
+	while ((rc = sqlite3_step(st)) == SQLITE_ROW && !ret) {
+		if (n == cap) {
+			void *more;
+
+			cap = cap ? 2 * cap : 64;
+			more = reallocarray(intents, cap, sizeof(*intents));
+			if (!more) {
+				ret = -ENOMEM;
+				break;
+			}
+			intents = more;
+		}
+		ret = intent_read(st, &intents[n++]);
+	}
+	if (!ret)
+		ret = db_errno(db, rc);
+	sqlite3_reset(st);
+	if (ret)
+		return ret;
+	*ret_intents = steal_ptr(&intents);
+	*ret_n = n;
+	return 0;
+}
+
+void journal_db_checkpoint(struct journal_db *db)
+{
+	int left;
+
+	if (db->wal_frames < CHECKPOINT_FRAMES)
+		return;
+	if (sqlite3_wal_checkpoint_v2(db->sql, "main",
+				      SQLITE_CHECKPOINT_PASSIVE, &left,
+				      NULL) == SQLITE_OK)
+		db->wal_frames = 0;
+}

@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * SQLite knows files by path only, and its unix VFS resolves every symlink in
+ * a path once, when the database is opened. Of /proc/self/fd/N/journal.db that
+ * makes the front's own path. After the daemon has mounted over the front that
+ * path leads through its own mount: the next file that SQLite opens by it (a
+ * rollback journal, a WAL after a checkpoint, the directory to fsync) would
+ * make the daemon wait for itself.
+ *
+ * So the path is not resolved: this is the unix VFS but for xFullPathname,
+ * which returns the path as it is. The kernel then follows /proc/self/fd/N to
+ * the very directory that the descriptor is of, at each open. The last
+ * component is opened by SQLite with O_NOFOLLOW.
+ *
+ * The other methods are taken over with their VFS's pAppData and are made to
+ * be shared by several VFS objects: SQLite itself registers them five times
+ * (unix, unix-none, unix-excl ...) with only that and the name different.
+ *
+ * Rejected: holding all files open before the mount (SQLite opens them when it
+ * likes); chdir() (one per process, and it is libfuse's); a whole VFS on
+ * openat() (a thousand lines of locking and shared memory to get right).
+ */
+#include "journal_vfs.h"
+
+#include <assert.h>
+#include <pthread.h>
+#include <sqlite3.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "util.h"
+
+static sqlite3_vfs vfs_at;
+static int vfs_err;
+
+static int full_pathname(sqlite3_vfs *vfs, const char *name, int size,
+			 char *out)
+{
+	int len = snprintf(out, size, "%s", name);
+
+	return len < size ? SQLITE_OK : SQLITE_CANTOPEN;
+}
+
+static void vfs_register(void)
+{
+	const sqlite3_vfs *base;
+
+	vfs_err = sqlite3_initialize();
+	if (vfs_err)
+		return;
+	base = sqlite3_vfs_find("unix");
+	if (!base) {
+		vfs_err = SQLITE_ERROR;
+		return;
+	}
+	vfs_at = *base;
+	vfs_at.pNext = NULL;
+	vfs_at.zName = "tierfs-at";
+	vfs_at.xFullPathname = full_pathname;
+	vfs_err = sqlite3_vfs_register(&vfs_at, 0);
+}
+
+int journal_sqlite_open_at(int dirfd, const char *name, int flags,
+			   struct sqlite3 **ret)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+	char path[PROC_FD_LEN + 64], proc[PROC_FD_LEN];
+
+	assert(!strchr(name, '/') && strlen(name) < 48);
+	*ret = NULL;
+	pthread_once(&once, vfs_register);
+	if (vfs_err)
+		return vfs_err;
+	snprintf(path, sizeof(path), "%s/%s", proc_fd_path(dirfd, proc), name);
+	return sqlite3_open_v2(path, ret, flags, vfs_at.zName);
+}

@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef TIERFS_JOURNAL_VFS_H
+#define TIERFS_JOURNAL_VFS_H
+
+/*
+ * SQLite databases below a directory descriptor: for journal* and catalog*.
+ *
+ * Every file of the database (-wal, -journal, -shm) is opened relative to
+ * dirfd, at any time, whatever is mounted over the directory's path by then.
+ */
+
+struct sqlite3;
+
+/* As sqlite3_open_v2() of dirfd/name, with its result codes; name has no '/'.
+ * dirfd must stay open, with this number, as long as the database. Symlinks
+ * are not followed: SQLITE_CANTOPEN. */
+int journal_sqlite_open_at(int dirfd, const char *name, int flags,
+			   struct sqlite3 **ret);
+
+#endif
