@@ -1,0 +1,532 @@
+# SPDX-License-Identifier: MIT
+"""What the system tests stand on: disks on loop devices, and a mounted tier.
+
+Everything is made below one scratch directory ($TIERFS_TEST_DIR or /var/tmp)
+and undone by it: Rig.close() unmounts, detaches and removes only what this
+process made, and ends only daemons that it started.
+"""
+
+import ctypes
+import fcntl
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import stat
+import struct
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+MIB = 1 << 20
+GIB = 1 << 30
+NOBODY = 65534
+
+SANITIZER = re.compile(r"(Address|Leak|Thread|UndefinedBehavior)Sanitizer"
+                       r"|: runtime error: ")
+EA_SPILL = "trusted.tierfs.spill"
+BLKIO = Path("/sys/fs/cgroup/blkio")
+# EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN, without a flush of the journal.
+IOC_SHUTDOWN = 0x8004587D
+NOLOGFLUSH = 2
+
+
+def build_dir():
+    return Path(os.environ.get("TIERFS_BUILD", ROOT / "build")).resolve()
+
+
+def binary(name):
+    """The built program name, wherever the build puts it."""
+    for path in (build_dir() / "src" / name, build_dir() / name,
+                 build_dir() / "tests" / "tools" / name):
+        if path.is_file() and os.access(path, os.X_OK):
+            return str(path)
+    raise FileNotFoundError(f"{name} isn't built in {build_dir()}")
+
+
+def run(*argv, check=True, **kwargs):
+    kwargs.setdefault("capture_output", True)
+    kwargs.setdefault("text", True)
+    done = subprocess.run([str(a) for a in argv], check=False, **kwargs)
+    if check and done.returncode:
+        raise AssertionError(f"{argv} gave {done.returncode}: {done.stderr}")
+    return done
+
+
+def wait_for(what, timeout=30.0, step=0.02):
+    """Polls what() until it is true; returns its value, or fails."""
+    end = time.monotonic() + timeout
+    while True:
+        value = what()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(f"waited {timeout} s in vain")
+        time.sleep(step)
+
+
+def is_mounted(path):
+    path = str(path)
+    with open("/proc/self/mountinfo", encoding="utf-8") as f:
+        return any(line.split()[4] == path for line in f)
+
+
+def mount_type(path):
+    """The type of the topmost mount at path, or None."""
+    found = None
+    with open("/proc/self/mountinfo", encoding="utf-8") as f:
+        for line in f:
+            left, right = line.split(" - ", 1)
+            if left.split()[4] == str(path):
+                found = right.split()[0]
+    return found
+
+
+# -- files -----------------------------------------------------------------
+
+def data(size, seed=0):
+    """size bytes that are the same for the same seed."""
+    return random.Random(f"{seed}/{size}").randbytes(size)
+
+
+def put(path, size, seed=0):
+    """Writes data(size, seed) to path; returns the bytes."""
+    content = data(size, seed)
+    Path(path).write_bytes(content)
+    return content
+
+
+def digest(path):
+    h = hashlib.sha256()
+    with open(path, "rb") as f:
+        while block := f.read(MIB):
+            h.update(block)
+    return h.hexdigest()
+
+
+def look(path):
+    """Everything that a program can see of one file, but its atime."""
+    st = os.lstat(path)
+    seen = {name: getattr(st, name) for name in (
+        "st_mode", "st_ino", "st_nlink", "st_uid", "st_gid", "st_size",
+        "st_mtime_ns", "st_ctime_ns", "st_blocks", "st_blksize", "st_rdev")}
+    if stat.S_ISREG(st.st_mode) or stat.S_ISDIR(st.st_mode):
+        seen["xattrs"] = {n: os.getxattr(path, n)
+                          for n in sorted(os.listxattr(path))}
+    if stat.S_ISLNK(st.st_mode):
+        seen["link"] = os.readlink(path)
+    if stat.S_ISDIR(st.st_mode):
+        del seen["st_ctime_ns"]  # a restore may change it
+        del seen["st_blocks"]
+    return seen
+
+
+def look_all(top):
+    """look() at everything below top, by name."""
+    seen = {".": look(top)}
+    for parent, dirs, files in os.walk(os.fsencode(top)):
+        for name in dirs + files:
+            path = os.path.join(parent, name)
+            seen[os.path.relpath(path, os.fsencode(top))] = look(path)
+    return seen
+
+
+def holes(path):
+    """The map of a file by SEEK_DATA and SEEK_HOLE: [(start, end), ...]."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        size, at, extents = os.fstat(fd).st_size, 0, []
+        while at < size:
+            try:
+                start = os.lseek(fd, at, os.SEEK_DATA)
+            except OSError:
+                break
+            at = os.lseek(fd, start, os.SEEK_HOLE)
+            extents.append((start, at))
+        return extents
+    finally:
+        os.close(fd)
+
+
+def contents(top):
+    """What must not change on a front: names, kinds, data. No .tierfs."""
+    seen = {}
+    for parent, dirs, files in os.walk(top):
+        if parent == str(top) and ".tierfs" in dirs:
+            dirs.remove(".tierfs")
+        for name in dirs + files:
+            path = Path(parent, name)
+            kind = stat.S_IFMT(path.lstat().st_mode)
+            seen[str(path.relative_to(top))] = (
+                kind, digest(path) if stat.S_ISREG(kind) else None)
+    return seen
+
+
+libc = ctypes.CDLL(None, use_errno=True)
+RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
+
+
+def renameat2(old, new, flags):
+    if libc.renameat2(-100, os.fsencode(old), -100, os.fsencode(new), flags):
+        raise OSError(ctypes.get_errno(), "renameat2")
+
+
+FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE = 1, 2, 16
+
+
+def fallocate(fd, mode, offset, length):
+    if libc.fallocate(fd, mode, ctypes.c_long(offset), ctypes.c_long(length)):
+        raise OSError(ctypes.get_errno(), "fallocate")
+
+
+# -- disks -----------------------------------------------------------------
+
+class Disk:
+    """A file system of its own on a loop device."""
+
+    def __init__(self, rig, name, fs, size):
+        self.rig, self.name, self.fs = rig, name, fs
+        self.image = rig.dir / f"{name}.img"
+        self.path = rig.dir / name
+        self.path.mkdir()
+        with open(self.image, "wb") as f:
+            f.truncate(size)
+        self.loop = run("losetup", "--find", "--show", "--direct-io=on",
+                        self.image).stdout.strip()
+        self.throttled = {}
+        if fs == "ext4":
+            run("mkfs.ext4", "-q", "-E",
+                "lazy_itable_init=0,lazy_journal_init=0", "-m", "0", self.loop)
+        else:
+            run(f"mkfs.{fs}", "-q", "-f", self.loop)
+        self.mount()
+
+    def mount(self):
+        run("mount", "-t", self.fs, "-o", "noatime", self.loop, self.path)
+
+    def umount(self):
+        run("umount", self.path)
+
+    def remount(self, options):
+        run("mount", "-o", f"remount,{options}", self.path)
+
+    def ios(self):
+        """(reads, writes) that the device has done so far."""
+        fields = Path("/sys/block", os.path.basename(self.loop),
+                      "stat").read_text(encoding="ascii").split()
+        return int(fields[0]), int(fields[4])
+
+    def settle(self):
+        """Everything written back, so that what is counted next is caused."""
+        fd = os.open(self.path, os.O_RDONLY)
+        libc.syncfs(fd)
+        os.close(fd)
+
+    def power_cut(self):
+        """What isn't durable is lost, as when the power fails."""
+        fd = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.ioctl(fd, IOC_SHUTDOWN, struct.pack("I", NOLOGFLUSH))
+        finally:
+            os.close(fd)
+
+    def throttle(self, **limits):
+        """read_bps=, write_bps=, read_iops=, write_iops= (0: none). False
+        where this machine's cgroups don't let us."""
+        rdev = os.stat(self.loop).st_rdev
+        device = f"{os.major(rdev)}:{os.minor(rdev)}"
+        for name, value in limits.items():
+            try:
+                (BLKIO / f"blkio.throttle.{name}_device").write_text(
+                    f"{device} {value}", encoding="ascii")
+            except OSError:
+                return False
+            self.throttled[name] = value
+        return True
+
+    def drop_caches(self):
+        self.settle()
+        drop_caches()
+
+    def close(self):
+        self.throttle(**{name: 0 for name, v in self.throttled.items() if v})
+        if is_mounted(self.path):
+            if run("umount", self.path, check=False).returncode:
+                run("umount", "-l", self.path, check=False)
+        run("losetup", "-d", self.loop, check=False)
+        self.image.unlink()
+
+
+def drop_caches():
+    os.sync()
+    Path("/proc/sys/vm/drop_caches").write_text("3", encoding="ascii")
+
+
+# -- the tier --------------------------------------------------------------
+
+@dataclass
+class Answer:
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self):
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+class Tier:
+    """A front, a target and a mountpoint, and the daemon that serves them."""
+
+    def __init__(self, rig, front, target, mnt, passthrough="auto"):
+        self.rig = rig
+        self.front, self.target, self.mnt = front, target, mnt
+        self.passthrough = passthrough
+        self.name = front.name
+        self.log = rig.dir / f"{self.name}.log"
+        self.daemon = None
+        self.may_die = False
+        self.disk = self.target_disk = None
+        self.fs = None
+
+    # The daemon
+
+    def argv(self, *options, mnt=None, spill=None):
+        opts = [f"spill={spill or self.target}", f"name={self.name}",
+                f"passthrough={self.passthrough}"]
+        if not any(o.startswith("policy=") for o in options):
+            opts.append("policy=manual")
+        opts += options
+        return [binary("tierfs"), "-f", "-o", ",".join(opts),
+                str(self.front), str(mnt or self.mnt)]
+
+    def mount(self, *options, mnt=None, wrapper=()):
+        """Mounts, and returns when the mount answers."""
+        with open(self.log, "ab") as log:
+            self.daemon = subprocess.Popen(
+                [*wrapper, *self.argv(*options, mnt=mnt)], stdin=subprocess.DEVNULL,
+                stdout=log, stderr=log, env=self.rig.env)
+        self.rig.daemons.append(self.daemon)
+        wait_for(lambda: self.daemon.poll() is not None
+                 or (mount_type(mnt or self.mnt) or "").startswith("fuse"), 60)
+        if self.daemon.poll() is not None:
+            raise AssertionError(
+                f"tierfs ended with {self.daemon.returncode}: {self.tail()}")
+        os.statvfs(mnt or self.mnt)
+        return self
+
+    def refused(self, *options, **kwargs):
+        """Mounts what must be refused; returns the message."""
+        done = run(*self.argv(*options, **kwargs), check=False, timeout=60,
+                   env=self.rig.env)
+        assert done.returncode == 1, (done.returncode, done.stderr)
+        assert done.stderr.strip(), "refused without a word"
+        assert not SANITIZER.search(done.stderr), done.stderr
+        assert not is_mounted(kwargs.get("mnt") or self.mnt)
+        return done.stderr
+
+    def umount(self):
+        run("umount", self.mnt)
+        self.ended()
+
+    def ended(self, status=0):
+        """Waits for the daemon's own end."""
+        try:
+            got = self.daemon.wait(60)
+        except subprocess.TimeoutExpired:
+            raise AssertionError("the daemon doesn't end") from None
+        self.daemon = None
+        assert got == status, f"the daemon ended with {got}: {self.tail()}"
+
+    def remount(self, *options):
+        self.umount()
+        return self.mount(*options)
+
+    def kill(self):
+        """kill -9, and the dead mount removed."""
+        self.daemon.kill()
+        self.daemon.wait()
+        self.daemon = None
+        run("umount", "-l", self.mnt)
+
+    def tail(self, lines=40):
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        return "\n".join(text.splitlines()[-lines:])
+
+    def rss(self):
+        """Resident memory of the daemon in bytes."""
+        status = Path(f"/proc/{self.daemon.pid}/status").read_text(
+            encoding="ascii")
+        return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) * 1024
+
+    def check(self):
+        """Fails when the daemon died or a sanitizer has something to say."""
+        if self.daemon and self.daemon.poll() is not None and not self.may_die:
+            raise AssertionError(f"the daemon died with "
+                                 f"{self.daemon.returncode}: {self.tail()}")
+        report = self.log.read_text(errors="replace") if self.log.exists() \
+            else ""
+        found = SANITIZER.search(report)
+        if found:
+            raise AssertionError(report[max(0, found.start() - 500):
+                                        found.start() + 6000])
+
+    def close(self):
+        """Undoes the mount; fails as check() does."""
+        try:
+            self.check()
+            if self.daemon and self.daemon.poll() is None:
+                if is_mounted(self.mnt):
+                    self.umount()
+                else:
+                    self.daemon.terminate()
+                    self.ended()
+                self.check()
+        finally:
+            self.rig.end(self.daemon)
+            self.daemon = None
+            while is_mounted(self.mnt):
+                run("umount", "-l", self.mnt)
+            for path in (self.front, self.target):
+                shutil.rmtree(path, ignore_errors=True)
+
+    # tierctl
+
+    def ctl(self, *args, user=None, timeout=120, text=False, **kwargs):
+        """Runs tierctl --json (or without, text=True); never raises."""
+        argv = [binary("tierctl")] + ([] if text else ["--json"])
+        if user is not None:
+            kwargs |= {"user": user, "group": user, "extra_groups": []}
+        done = run(*argv, *args, check=False, timeout=timeout,
+                   env=self.rig.env, encoding="utf-8",
+                   errors="surrogateescape", **kwargs)
+        assert not SANITIZER.search(done.stderr), done.stderr
+        return Answer(done.returncode, done.stdout, done.stderr)
+
+    def do(self, *args, **kwargs):
+        """ctl() that must succeed; returns the objects."""
+        answer = self.ctl(*args, **kwargs)
+        assert answer.status == 0, (args, answer, self.tail())
+        return answer.json
+
+    def status(self, path):
+        return self.do("status", path)[0]
+
+    def state(self, path):
+        return self.status(path)["state"]
+
+    def mount_status(self):
+        return next(o for o in self.do("--mount", self.mnt, "status")
+                    if o["mount"] == str(self.mnt))
+
+    def migrate(self, *paths):
+        return self.do("migrate", "-r", *paths)
+
+    def release(self, *paths):
+        """Migrates and releases; what has data must be released then."""
+        return self.do("migrate", "-r", "--release", *paths)
+
+    def bring(self, path, state):
+        """Brings a file that has data to a state: none, migrated, released,
+        or restored (migrated again after a release)."""
+        if state == "migrated":
+            self.migrate(path)
+        elif state in ("released", "restored"):
+            self.release(path)
+        if state == "restored":
+            self.do("restore", path)
+        want = {"restored": "migrated"}.get(state, state)
+        assert self.state(path) == want
+        return path
+
+    def objects(self):
+        """Paths of all objects at the target."""
+        return [p for p in (self.target / self.name).rglob("*")
+                if p.is_file() and re.fullmatch("[0-9a-f]{14}", p.name)]
+
+
+class Rig:
+    """All that one test run makes, and its end."""
+
+    def __init__(self):
+        base = os.environ.get("TIERFS_TEST_DIR", "/var/tmp")
+        self.dir = Path(tempfile.mkdtemp(prefix="tierfs-test.", dir=base))
+        self.dir.chmod(0o755)
+        self.disks, self.daemons, self.count = {}, [], 0
+        self.env = {**os.environ,
+                    "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0",
+                    "UBSAN_OPTIONS": "print_stacktrace=1",
+                    "TSAN_OPTIONS": "second_deadlock_stack=1"}
+
+    def disk(self, name, fs, size):
+        """The disk of that name, made at its first use."""
+        if name not in self.disks:
+            self.disks[name] = Disk(self, name, fs, size)
+        return self.disks[name]
+
+    def drop(self, disk):
+        del self.disks[disk.name]
+        disk.close()
+
+    def tier(self, fs="ext4", passthrough="auto", front=None, target=None):
+        """A tier, not yet mounted, in directories of its own on the shared
+        disks of that file system, or on those given."""
+        self.count += 1
+        name = f"t{self.count}"
+        disk = front or self.disk(f"front-{fs}", fs, 2 * GIB)
+        target_disk = target or self.disk(f"target-{fs}", fs, 4 * GIB)
+        tier = Tier(self, disk.path / name, target_disk.path / name,
+                    self.dir / f"mnt-{name}", passthrough)
+        tier.disk, tier.target_disk, tier.fs = disk, target_disk, fs
+        for path in (tier.front, tier.target, tier.mnt):
+            path.mkdir()
+        return tier
+
+    def directory(self, fs="ext4"):
+        """A bare directory on the same front, to compare with."""
+        self.count += 1
+        path = self.disk(f"front-{fs}", fs, 2 * GIB).path / f"d{self.count}"
+        path.mkdir()
+        return path
+
+    def end(self, daemon):
+        if daemon and daemon.poll() is None:
+            daemon.kill()
+            daemon.wait()
+
+    def give_up(self):
+        """A test hangs: say where the daemons are, then end them, which ends
+        every request that waits for them."""
+        said = []
+        for daemon in self.daemons:
+            if daemon.poll() is not None:
+                continue
+            for task in sorted(Path(f"/proc/{daemon.pid}/task").iterdir()):
+                try:
+                    said.append(f"{task.name} "
+                                f"{(task / 'comm').read_text().strip()} in "
+                                f"{(task / 'wchan').read_text()}")
+                except OSError:
+                    pass
+            daemon.send_signal(signal.SIGKILL)
+        return "\n".join(said)
+
+    def close(self):
+        for daemon in self.daemons:
+            self.end(daemon)
+        with open("/proc/self/mountinfo", encoding="utf-8") as f:
+            mine = [line.split()[4] for line in f
+                    if line.split()[4].startswith(str(self.dir) + "/")]
+        disks = [str(d.path) for d in self.disks.values()]
+        for path in reversed(mine):
+            if path not in disks:
+                run("umount", "-l", path, check=False)
+        for disk in self.disks.values():
+            disk.close()
+        shutil.rmtree(self.dir, ignore_errors=True)

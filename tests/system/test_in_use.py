@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: MIT
+"""What is in use is not migrated or released, however well it hides."""
+
+import ctypes
+import mmap
+import os
+
+import pytest
+
+from rig import MIB, put, wait_for
+
+
+def refused(tier, *command):
+    """The command is refused with status 1, a reason, and a line for people."""
+    answer = tier.ctl(*command)
+    assert answer.status == 1, answer
+    (result,) = answer.json
+    assert result["result"] == "refused", result
+    assert result["reason"]
+    assert f"tierctl: {result['path']}: " in answer.err
+    return result
+
+
+def mapped(path, writable=True):
+    """A shared mapping of a file whose handle is closed again."""
+    with open(path, "r+b" if writable else "rb") as f:
+        prot = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+        fd = f.fileno()
+        size = os.fstat(fd).st_size
+        # mmap.mmap() would keep a descriptor of its own.
+        address = libc.mmap(None, size, prot, mmap.MAP_SHARED, fd, 0)
+    assert address not in (None, ctypes.c_void_p(-1).value)
+    return address, size
+
+
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int,
+                      ctypes.c_int, ctypes.c_int, ctypes.c_long]
+libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+libc.msync.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+
+
+@pytest.mark.parametrize("state", ["none", "migrated", "restored"])
+def test_mapping_outlives_its_handle(tier, state):
+    """Map, close, migrate and release refused, write through the mapping, read
+    it back."""
+    path = tier.mnt / "f"
+    content = put(path, MIB)
+    tier.bring(path, state)
+    address, size = mapped(path)
+    try:
+        refused(tier, "migrate", "--release", path)
+        refused(tier, "release", path)
+        ctypes.memmove(address + 5000, b"through the mapping", 19)
+    finally:
+        libc.munmap(address, size)
+    expected = content[:5000] + b"through the mapping" + content[5019:]
+    assert path.read_bytes() == expected
+    # Unmapped, it goes, with what was written.
+    wait_for(lambda: tier.ctl("migrate", "--release", path).status == 0)
+    assert tier.state(path) == "released"
+    assert path.read_bytes() == expected
+
+
+def test_mapping_of_a_released_file(tier):
+    """A write through a mapping that a write-open restored."""
+    path = tier.mnt / "f"
+    content = put(path, MIB)
+    tier.release(path)
+    address, size = mapped(path)
+    try:
+        refused(tier, "release", path)
+        ctypes.memmove(address + size - 3, b"end", 3)
+        assert libc.msync(address, size, 4) == 0
+    finally:
+        libc.munmap(address, size)
+    tier.remount()
+    assert path.read_bytes() == content[:-3] + b"end"
+
+
+def test_mapping_for_reading(tier):
+    """A read-only mapping sees the same bytes whatever is done."""
+    path = tier.mnt / "f"
+    content = put(path, MIB)
+    address, size = mapped(path, writable=False)
+    try:
+        tier.ctl("migrate", "--release", path)
+        assert ctypes.string_at(address, size) == content
+        libc.madvise(ctypes.c_void_p(address), ctypes.c_size_t(size), 4)
+        assert ctypes.string_at(address, size) == content
+    finally:
+        libc.munmap(address, size)
+
+
+def test_open_for_writing(tier):
+    path = tier.mnt / "f"
+    content = put(path, MIB)
+    with open(path, "r+b") as f:
+        assert tier.status(path)["open"] >= 1
+        refused(tier, "migrate", path)
+        refused(tier, "migrate", "--release", path)
+        f.write(b"late")
+    wait_for(lambda: tier.ctl("migrate", "--release", path).status == 0)
+    assert path.read_bytes() == b"late" + content[4:]
+
+
+def test_open_for_reading(tier):
+    """Being read doesn't hinder migration; data isn't dropped under it."""
+    path = tier.mnt / "f"
+    content = put(path, MIB)
+    with open(path, "rb", buffering=0) as f:
+        assert f.read(10) == content[:10]
+        tier.do("migrate", path)
+        assert tier.state(path) == "migrated"
+        tier.ctl("release", path)
+        f.seek(0)
+        assert f.read() == content
+
+
+def test_written_behind_its_back_between(tier):
+    """Written after migration: the copy is stale, release must not use it."""
+    path = tier.mnt / "f"
+    content = put(path, MIB)
+    tier.migrate(path)
+    with open(path, "r+b") as f:
+        f.write(b"stale")
+    refused(tier, "release", path)
+    tier.release(path)
+    assert path.read_bytes() == b"stale" + content[5:]
+
+
+def test_opened_and_not_written(tier):
+    """The copy is kept if nothing was written: releasing needs no new one."""
+    path = tier.mnt / "f"
+    put(path, MIB)
+    tier.migrate(path)
+    (before,) = tier.status(path)["copies"]
+    os.close(os.open(path, os.O_RDWR))
+    wait_for(lambda: tier.state(path) == "migrated")
+    assert tier.status(path)["copies"] == [before]
+
+
+def test_executed(tier):
+    """A running program isn't released from under itself."""
+    import shutil
+    import subprocess
+    path = tier.mnt / "sleep"
+    shutil.copy2("/bin/sleep", path)
+    program = subprocess.Popen([path, "60"])
+    try:
+        tier.ctl("migrate", "--release", path)
+        assert program.poll() is None
+    finally:
+        program.terminate()
+        assert program.wait() == -15

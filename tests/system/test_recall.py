@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: MIT
+"""Clients that wait for a slow target: never stuck, never in the way."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from rig import GIB, MIB, data, digest, put, wait_for
+
+
+@pytest.fixture(name="slow")
+def slow_tier(rig, one):
+    """A tier whose target does 2 MiB a second for reading once slow() is
+    called."""
+    disk = rig.disk("slow", "ext4", 1 * GIB)
+    one.target.rmdir()
+    one.target = disk.path / one.name
+    one.target.mkdir()
+    if not disk.throttle(read_bps=0):
+        pytest.skip("the blkio cgroup of this machine can't be used")
+    one.slow = lambda bps=2 * MIB: disk.throttle(read_bps=bps)
+    yield one
+    disk.throttle(read_bps=0)
+
+
+READER = """
+import sys
+with open(sys.argv[1], "rb", buffering=0) as f:
+    f.read(int(sys.argv[2]))
+"""
+
+
+@pytest.mark.slow(400)
+def test_two_thousand_files_by_fifty_readers(tier):
+    """All come back whole, and meanwhile ls doesn't stall."""
+    top = tier.mnt / "many"
+    top.mkdir()
+    for i in range(2000):
+        put(top / f"{i:04}", 16384, i)
+    tier.release(top)
+    tier.remount("restore_after=0")
+    wrong, stalls, over = [], [], threading.Event()
+
+    def reader(k):
+        for i in range(k, 2000, 50):
+            if (top / f"{i:04}").read_bytes() != data(16384, i):
+                wrong.append(i)
+
+    def lister():
+        while not over.is_set():
+            start = time.monotonic()
+            subprocess.run(["ls", "-l", top], check=True,
+                           stdout=subprocess.DEVNULL)
+            stalls.append(time.monotonic() - start)
+            time.sleep(0.05)
+
+    threads = [threading.Thread(target=reader, args=(k,)) for k in range(50)]
+    listing = threading.Thread(target=lister)
+    listing.start()
+    start = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    over.set()
+    listing.join()
+    print(f"{time.monotonic() - start:.1f} s, ls at most {max(stalls):.2f} s")
+    assert not wrong
+    assert max(stalls) < 5 * float(os.environ.get("TIERFS_TEST_PATIENCE", "1"))
+    wait_for(lambda: {s["state"] for s in tier.do(
+        "status", *[top / f"{i:04}" for i in range(0, 2000, 97)])}
+        == {"migrated"})
+
+
+def test_metadata_does_not_wait(slow):
+    """With readers stuck at the target, everything else answers at once."""
+    slow.mount()
+    for i in range(8):
+        put(slow.mnt / f"cold{i}", 8 * MIB, i)
+    warm = put(slow.mnt / "warm", MIB)
+    slow.release(*[slow.mnt / f"cold{i}" for i in range(8)])
+    slow.slow(MIB // 2)
+    readers = [subprocess.Popen([sys.executable, "-c", READER,
+                                 slow.mnt / f"cold{i}", str(8 * MIB)])
+               for i in range(8)]
+    writers = [subprocess.Popen(
+        [sys.executable, "-c", "import sys; open(sys.argv[1], 'ab').write(b'x')",
+         slow.mnt / f"cold{i}"]) for i in range(4)]
+    try:
+        time.sleep(0.5)
+        start = time.monotonic()
+        os.listdir(slow.mnt)
+        assert (slow.mnt / "cold0").stat().st_size == 8 * MIB
+        put(slow.mnt / "new", 1000)
+        os.rename(slow.mnt / "new", slow.mnt / "newer")
+        assert (slow.mnt / "warm").read_bytes() == warm
+        slow.status(slow.mnt / "cold1")
+        took = time.monotonic() - start
+        assert took < 3, f"{took:.1f} s"
+        assert any(r.poll() is None for r in readers), "not slow enough"
+    finally:
+        slow.slow(0)
+    for process in readers + writers:
+        assert process.wait(60) == 0
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_waiting_reader_is_interrupted(slow, how):
+    slow.mount()
+    put(slow.mnt / "f", 32 * MIB)
+    slow.release(slow.mnt / "f")
+    slow.slow(MIB // 4)
+    reader = subprocess.Popen([sys.executable, "-c", READER, slow.mnt / "f",
+                               str(32 * MIB)], stderr=subprocess.DEVNULL)
+    try:
+        time.sleep(1)
+        assert reader.poll() is None, "not slow enough"
+        start = time.monotonic()
+        reader.send_signal(how)
+        reader.wait(20)
+        took = time.monotonic() - start
+    finally:
+        slow.slow(0)
+    assert took < 5, f"{took:.1f} s"
+    assert reader.returncode in (-how, 1)
+    assert digest(slow.mnt / "f")
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_waiting_writer_is_interrupted(slow, how):
+    """An open for writing waits for the restore; the restore outlives it or
+    is cancelled, and the file is whole either way."""
+    slow.mount()
+    content = put(slow.mnt / "f", 16 * MIB)
+    slow.release(slow.mnt / "f")
+    slow.slow(MIB)
+    writer = subprocess.Popen(
+        [sys.executable, "-c", "import sys; open(sys.argv[1], 'r+b')",
+         slow.mnt / "f"], stderr=subprocess.DEVNULL)
+    try:
+        time.sleep(1)
+        assert writer.poll() is None, "not slow enough"
+        start = time.monotonic()
+        writer.send_signal(how)
+        writer.wait(20)
+        took = time.monotonic() - start
+    finally:
+        slow.slow(0)
+    assert took < 5, f"{took:.1f} s"
+    assert (slow.mnt / "f").read_bytes() == content
+
+
+def test_umount_while_migrating(slow):
+    """Nothing in flight is lost."""
+    disk = slow.rig.disks["slow"]
+    slow.mount()
+    content = put(slow.mnt / "f", 64 * MIB)
+    disk.throttle(write_bps=8 * MIB)
+    try:
+        slow.do("migrate", "--no-wait", "--release", slow.mnt / "f")
+        time.sleep(0.5)
+        slow.umount()
+    finally:
+        disk.throttle(write_bps=0)
+    slow.mount()
+    assert (slow.mnt / "f").read_bytes() == content
+
+
+def test_queue_and_cancel(slow):
+    disk = slow.rig.disks["slow"]
+    slow.mount()
+    content = put(slow.mnt / "f", 64 * MIB)
+    disk.throttle(write_bps=4 * MIB)
+    try:
+        slow.do("migrate", "--no-wait", slow.mnt / "f")
+        (job,) = wait_for(lambda: slow.do("--mount", slow.mnt, "queue"))
+        assert {"id", "op", "path", "target", "bytes", "done", "rate", "eta",
+                "state"} <= job.keys()
+        assert job["op"] == "migrate"
+        assert job["path"] == str(slow.mnt / "f")
+        assert job["bytes"] == 64 * MIB
+        assert slow.state(slow.mnt / "f") == "migrating"
+        slow.do("--mount", slow.mnt, "cancel", str(job["id"]))
+        wait_for(lambda: not slow.do("--mount", slow.mnt, "queue"))
+    finally:
+        disk.throttle(write_bps=0)
+    assert slow.state(slow.mnt / "f") == "none"
+    wait_for(lambda: not slow.objects())
+    assert (slow.mnt / "f").read_bytes() == content
+    assert slow.ctl("--mount", slow.mnt, "cancel", str(job["id"])).status == 1
+
+
+def test_interrupting_tierctl_cancels(slow):
+    disk = slow.rig.disks["slow"]
+    slow.mount()
+    put(slow.mnt / "f", 64 * MIB)
+    disk.throttle(write_bps=4 * MIB)
+    try:
+        from rig import binary
+        tool = subprocess.Popen([binary("tierctl"), "migrate", slow.mnt / "f"],
+                                stdout=subprocess.DEVNULL,
+                                stderr=subprocess.DEVNULL)
+        wait_for(lambda: slow.do("--mount", slow.mnt, "queue"))
+        tool.send_signal(signal.SIGINT)
+        assert tool.wait(10) != 0
+        wait_for(lambda: not slow.do("--mount", slow.mnt, "queue"))
+    finally:
+        disk.throttle(write_bps=0)
+    assert slow.state(slow.mnt / "f") == "none"
+
+
+def test_open_for_writing_cancels_migration(slow):
+    """A writer doesn't wait for the copy to the target."""
+    disk = slow.rig.disks["slow"]
+    slow.mount()
+    content = put(slow.mnt / "f", 64 * MIB)
+    disk.throttle(write_bps=4 * MIB)
+    try:
+        slow.do("migrate", "--no-wait", slow.mnt / "f")
+        wait_for(lambda: slow.state(slow.mnt / "f") == "migrating")
+        start = time.monotonic()
+        with open(slow.mnt / "f", "r+b") as f:
+            f.write(b"first")
+        took = time.monotonic() - start
+    finally:
+        disk.throttle(write_bps=0)
+    assert took < 3, f"{took:.1f} s"
+    assert (slow.mnt / "f").read_bytes() == b"first" + content[5:]
+    assert slow.state(slow.mnt / "f") == "none"
+    wait_for(lambda: not slow.objects())
+
+
+def test_recall_timeout(slow):
+    """A target that is there and doesn't answer in time: EIO."""
+    slow.mount("recall_timeout=1s")
+    put(slow.mnt / "f", 64 * MIB)
+    slow.release(slow.mnt / "f")
+    slow.slow(64 * 1024)
+    try:
+        start = time.monotonic()
+        with pytest.raises(OSError) as e:
+            (slow.mnt / "f").read_bytes()
+        took = time.monotonic() - start
+    finally:
+        slow.slow(0)
+    assert e.value.errno == 5
+    assert took < 10, f"{took:.1f} s"
