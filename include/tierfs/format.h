@@ -14,7 +14,8 @@
  *   .tierfs/orphans/   unlinked files whose object is still to be deleted
  *
  * A target
- *   NAME/identity      text: version, the front's UUID, the target's own
+ *   NAME/identity      text: lines version=1, front=UUID (the front's) and
+ *                      uuid=UUID (the target's own)
  *   NAME/OO/OOOOOOOOOOOOOO   objects: the oid in 16 hex digits, cut at 2
  *
  * The spill EA, little-endian:
@@ -34,6 +35,18 @@
  *
  * With one copy that is 60 bytes, the most that ext4 keeps inside a 256-byte
  * inode under this name: reading it at every lookup costs no I/O.
+ *
+ * The EA of an object (TIERFS_EA_ORIGIN_*), little-endian: what is needed to
+ * rebuild its file if the front is lost. The object's mtime is the file's too.
+ *   0      version (TIERFS_ORIGIN_VERSION)
+ *   1..3   0
+ *   4..7   st_mode
+ *   8..11  uid
+ *   12..15 gid
+ *   16..23 mtime, ns since the epoch, signed
+ *   24..31 inode number on the front
+ *   32..   path below the mount, without a NUL: only in objects of at least
+ *          TIERFS_ORIGIN_PATH_MIN bytes, where a block for it does not count
  */
 
 #define TIERFS_META_DIR	      ".tierfs"
@@ -61,6 +74,12 @@
 #define TIERFS_EA_F_WRITING 0x02 /* open for writing: the copies are suspect */
 #define TIERFS_EA_F_CTIME   0x04 /* the ctime field is shown */
 #define TIERFS_EA_F_INO	    0x08 /* the ino field is shown */
+
+#define TIERFS_EA_ORIGIN_TRUSTED "trusted.tierfs.origin"
+#define TIERFS_EA_ORIGIN_USER	 "user.tierfs.origin"
+#define TIERFS_ORIGIN_VERSION	 1
+#define TIERFS_ORIGIN_HEAD	 32
+#define TIERFS_ORIGIN_PATH_MIN	 (1 << 20)
 
 #define TIERFS_TARGETS_MAX 16
 #define TIERFS_NAME_MAX	   64

@@ -31,6 +31,7 @@
 
 struct target;
 struct target_object;
+struct target_batch;
 
 enum target_caps {
 	TARGET_CAP_RANGE_READ = 0x01, /* objects are read at any offset */
@@ -84,10 +85,18 @@ unsigned int target_caps(const struct target *target);
 /* True while online; else copies the reason to why (may be NULL). Never
  * touches the medium. */
 bool target_online(struct target *target, char *why, size_t len);
-/* Looks again; may block. 0 when it is online now. */
+/*
+ * Looks again; may block. 0 when it is online now. To be called now and then:
+ * it finds a target that is back, and one that is gone. Does not touch the
+ * medium of one that is online, unless something failed there since.
+ */
 int target_probe(struct target *target);
-/* What failed on the medium, so that status can say it. */
+/* What failed on the medium, so that status can say it. An error of the device
+ * itself (-ENODEV, ...) makes it offline; any other makes the next probe read
+ * the medium, since one bad sector is not a dead disk. */
 void target_failed(struct target *target, const char *what, int err);
+/* Copies what failed last, with its time, or "" if nothing did. */
+void target_failure(struct target *target, char *what, size_t len);
 /* Capacity as of the last probe or object written: never blocks. */
 void target_usage(struct target *target, struct target_usage *ret);
 
@@ -98,7 +107,7 @@ void target_object_path(struct target *target, uint64_t oid, char *buf,
 /* -- background threads: may block ------------------------------------- */
 
 /* A new object, empty; -EEXIST if there is one. Not durable before
- * target_object_sync() or target_sync(). */
+ * target_object_sync() or target_batch_end(). */
 int target_create(struct target *target, uint64_t oid,
 		  struct target_object **ret);
 int target_object_open(struct target *target, uint64_t oid,
@@ -106,6 +115,16 @@ int target_object_open(struct target *target, uint64_t oid,
 void target_object_close(struct target_object *object);
 int target_object_size(struct target_object *object, uint64_t *ret);
 int target_object_truncate(struct target_object *object, uint64_t size);
+/* Room for a range that will be written, so that it lies together, and so
+ * that -ENOSPC comes early. The size does not change. */
+int target_object_reserve(struct target_object *object, uint64_t off,
+			  uint64_t len);
+/* Writes all of it, for small objects: through the page cache, where it does
+ * not stay; the medium begins at once. */
+int target_object_write(struct target_object *object, const void *buf,
+			size_t len, uint64_t off, bool idle);
+/* After the data: a change of the data changes the mtime. The path is kept of
+ * larger objects only (TIERFS_ORIGIN_PATH_MIN). */
 int target_object_origin(struct target_object *object,
 			 const struct target_origin *origin);
 /* Data and name durable. */
@@ -113,7 +132,14 @@ int target_object_sync(struct target_object *object);
 /* Next data or hole at or after off: the offset, -ENXIO past the end. */
 int64_t target_object_seek(struct target_object *object, uint64_t off,
 			   int whence);
-/* Everything written so far, of all objects, durable. */
+/*
+ * Makes many objects durable at once, data and names: all that was created and
+ * written between begin and end, which sees every error of writing them, also
+ * one that another call has been told already. end frees the batch always.
+ */
+int target_batch_begin(struct target *target, struct target_batch **ret);
+int target_batch_end(struct target_batch *batch);
+/* What was deleted so far stays so. */
 int target_sync(struct target *target);
 /* Missing is no error: deletion is repeated after a crash. */
 int target_delete(struct target *target, uint64_t oid);
@@ -124,7 +150,8 @@ int target_each(struct target *target,
 
 /* -- any thread: asynchronous ------------------------------------------- */
 
-/* done's result: 0 and *ret_object, or -errno. */
+/* done's result: 0 and *ret_object, or -errno. For clients: such an object is
+ * always read through the page cache, with the kernel's read-ahead. */
 void target_open_async(struct target *target, uint64_t oid,
 		       struct target_object **ret_object, struct target_io *io);
 /* Reads or writes; result: bytes, fewer only at the end of the object. buf,

@@ -1,0 +1,530 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The gate before the targets' operations: what callers promise is asserted
+ * before the call, what operations promise after it, in one place for all
+ * kinds.
+ *
+ * Online is one atomic flag that every call looks at first. It is cleared by
+ * who finds the medium gone, and set by a probe alone, after the identity was
+ * read. A call that passed the flag just before it is cleared does no harm:
+ * operations hold descriptors of the file system that was identified, so they
+ * reach that one or fail; they cannot reach what is at the path now.
+ *
+ * One EIO does not make a target offline: with a bad sector, all other files
+ * would fail for nothing, and with a dead disk each call fails by itself. It
+ * makes the next probe read from the medium, which then decides. A healthy
+ * target is probed by stat() of its path alone, so that its disk may sleep.
+ */
+#include "target_impl.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "cleanup.h"
+#include "util.h"
+
+#define TARGET_RING_ENTRIES 64
+
+static bool medium_error(int err)
+{
+	switch (err) {
+	case -EIO:
+	case -ENODEV:
+	case -ENXIO:
+	case -ENOMEDIUM:
+	case -ESHUTDOWN:
+	case -EREMOTEIO:
+	case -ETIMEDOUT:
+	case -ESTALE:
+	case -ENOTCONN:
+	case -EROFS:
+	case -EUCLEAN:
+	case -EBADMSG:
+		return true;
+	default:
+		return false;
+	}
+}
+
+static bool device_gone(int err)
+{
+	return err == -ENODEV || err == -ENXIO || err == -ENOMEDIUM ||
+	       err == -ESHUTDOWN || err == -ENOTCONN;
+}
+
+static void set_offline(struct target *target, const char *why)
+{
+	pthread_mutex_lock(&target->lock);
+	snprintf(target->why, sizeof(target->why), "%s", why);
+	pthread_mutex_unlock(&target->lock);
+	atomic_store(&target->online, false);
+}
+
+void target_failed(struct target *target, const char *what, int err)
+{
+	char text[TARGET_WHY_LEN];
+
+	assert(err < 0);
+	snprintf(text, sizeof(text), "%s: %s", what, strerrordesc_np(-err));
+	pthread_mutex_lock(&target->lock);
+	memcpy(target->failure, text, sizeof(text));
+	target->failed_at = realtime_ns();
+	pthread_mutex_unlock(&target->lock);
+	atomic_store(&target->suspect, true);
+	if (device_gone(err))
+		set_offline(target, text);
+}
+
+void target_failure(struct target *target, char *what, size_t len)
+{
+	pthread_mutex_lock(&target->lock);
+	if (len > 0)
+		what[0] = '\0';
+	if (target->failed_at) {
+		time_t sec = target->failed_at / NSEC_PER_SEC;
+		struct tm tm;
+		char when[32];
+
+		localtime_r(&sec, &tm);
+		strftime(when, sizeof(when), "%F %T", &tm);
+		snprintf(what, len, "%s %s", when, target->failure);
+	}
+	pthread_mutex_unlock(&target->lock);
+}
+
+/* The error contract of an operation. */
+static int checked(struct target *target, const char *what, int ret)
+{
+	assert(ret <= 0 && ret > -4096);
+	if (medium_error(ret)) {
+		target_failed(target, what, ret);
+		if (device_gone(ret))
+			return -EIO;
+	}
+	return ret;
+}
+
+static void refresh_usage(struct target *target)
+{
+	struct target_usage usage;
+
+	if (target->ops->usage(target, &usage) < 0)
+		return;
+	pthread_mutex_lock(&target->lock);
+	target->usage = usage;
+	pthread_mutex_unlock(&target->lock);
+}
+
+/* probe_lock held. */
+static int attach(struct target *target, char **ret_why)
+{
+	int ret;
+
+	ret = target->ops->attach(target, ret_why);
+	assert(ret <= 0);
+	if (ret < 0)
+		return ret;
+	assert(target->uuid[0]);
+	atomic_store(&target->suspect, false);
+	refresh_usage(target);
+	atomic_store(&target->online, true);
+	return 0;
+}
+
+static struct target *target_alloc(const struct target_config *config)
+{
+	struct target *target = target_dir_alloc();
+
+	if (!target)
+		return NULL;
+	pthread_mutex_init(&target->probe_lock, NULL);
+	pthread_mutex_init(&target->lock, NULL);
+	target->ops = &target_dir_ops;
+	target->name = strdup(config->name);
+	target->path = strdup(config->path);
+	target->fsname = strdup(config->fsname);
+	snprintf(target->front_uuid, sizeof(target->front_uuid), "%s",
+		 config->front_uuid);
+	snprintf(target->uuid, sizeof(target->uuid), "%s",
+		 config->uuid ? config->uuid : "");
+	if (!target->name || !target->path || !target->fsname) {
+		target_close(target);
+		return NULL;
+	}
+	return target;
+}
+
+int target_open(const struct target_config *config, struct target **ret_target,
+		char **ret_why)
+{
+	_cleanup_free_ char *why = NULL;
+	struct target *target;
+	int ret;
+
+	assert(config->name && config->path && config->fsname);
+	assert(strlen(config->front_uuid) == TARGET_UUID_LEN - 1);
+	assert(!config->uuid || strlen(config->uuid) == TARGET_UUID_LEN - 1);
+	target = target_alloc(config);
+	if (!target)
+		return -ENOMEM;
+	ret = ring_start(TARGET_RING_ENTRIES, &target->ring);
+	if (ret < 0) {
+		if (asprintf(ret_why, "%s: no io_uring: %s", config->path,
+			     strerrordesc_np(-ret)) < 0)
+			*ret_why = NULL;
+		target_close(target);
+		return ret;
+	}
+	pthread_mutex_lock(&target->probe_lock);
+	ret = attach(target, &why);
+	pthread_mutex_unlock(&target->probe_lock);
+	if (ret < 0 && !config->uuid) {
+		*ret_why = steal_ptr(&why);
+		target_close(target);
+		return ret;
+	}
+	if (ret < 0)
+		set_offline(target, why ? why : strerrordesc_np(-ret));
+	*ret_target = target;
+	return 0;
+}
+
+void target_close(struct target *target)
+{
+	if (!target)
+		return;
+	/* Waits for what is under way. */
+	ring_stop(target->ring);
+	target->ops->detach(target);
+	pthread_mutex_destroy(&target->probe_lock);
+	pthread_mutex_destroy(&target->lock);
+	free(target->name);
+	free(target->path);
+	free(target->fsname);
+	target->ops->free(target);
+}
+
+const char *target_name(const struct target *target)
+{
+	return target->name;
+}
+
+const char *target_path(const struct target *target)
+{
+	return target->path;
+}
+
+const char *target_uuid(const struct target *target)
+{
+	return target->uuid;
+}
+
+unsigned int target_caps(const struct target *target)
+{
+	return atomic_load(&((struct target *)target)->caps);
+}
+
+bool target_online(struct target *target, char *why, size_t len)
+{
+	if (atomic_load(&target->online))
+		return true;
+	if (why) {
+		pthread_mutex_lock(&target->lock);
+		snprintf(why, len, "%s", target->why);
+		pthread_mutex_unlock(&target->lock);
+	}
+	return false;
+}
+
+int target_probe(struct target *target)
+{
+	_cleanup_free_ char *why = NULL;
+	int ret = 0;
+
+	pthread_mutex_lock(&target->probe_lock);
+	if (atomic_load(&target->online)) {
+		/* What fails from here on is for the next probe. */
+		bool medium = atomic_exchange(&target->suspect, false);
+
+		ret = target->ops->check(target, medium, &why);
+	} else {
+		/* It went offline by itself: what is held may be stale. */
+		target->ops->detach(target);
+		ret = attach(target, &why);
+	}
+	if (ret < 0) {
+		set_offline(target, why ? why : strerrordesc_np(-ret));
+		target->ops->detach(target);
+	} else {
+		refresh_usage(target);
+	}
+	pthread_mutex_unlock(&target->probe_lock);
+	return ret;
+}
+
+void target_usage(struct target *target, struct target_usage *ret)
+{
+	pthread_mutex_lock(&target->lock);
+	*ret = target->usage;
+	pthread_mutex_unlock(&target->lock);
+}
+
+void target_object_path(struct target *target, uint64_t oid, char *buf,
+			size_t len)
+{
+	target->ops->object_path(target, oid, buf, len);
+}
+
+/* -- background threads -------------------------------------------------- */
+
+int target_create(struct target *target, uint64_t oid,
+		  struct target_object **ret_object)
+{
+	int ret;
+
+	assert(oid != 0);
+	if (!target_online(target, NULL, 0))
+		return -EIO;
+	ret = checked(target, "creating an object",
+		      target->ops->create(target, oid, ret_object));
+	assert(ret || (*ret_object)->target == target);
+	return ret;
+}
+
+int target_object_open(struct target *target, uint64_t oid,
+		       struct target_object **ret_object)
+{
+	int ret;
+
+	assert(oid != 0);
+	if (!target_online(target, NULL, 0))
+		return -EIO;
+	ret = checked(target, "opening an object",
+		      target->ops->open(target, oid, ret_object));
+	assert(ret || (*ret_object)->target == target);
+	return ret;
+}
+
+void target_object_close(struct target_object *object)
+{
+	if (!object)
+		return;
+	assert(atomic_load(&object->pending) == 0);
+	object->target->ops->close(object);
+}
+
+int target_object_size(struct target_object *object, uint64_t *ret)
+{
+	struct target *target = object->target;
+
+	if (!target_online(target, NULL, 0))
+		return -EIO;
+	return checked(target, "reading an object's size",
+		       target->ops->size(object, ret));
+}
+
+int target_object_truncate(struct target_object *object, uint64_t size)
+{
+	struct target *target = object->target;
+
+	assert(size <= INT64_MAX);
+	if (!target_online(target, NULL, 0))
+		return -EIO;
+	return checked(target, "setting an object's size",
+		       target->ops->truncate(object, size));
+}
+
+int target_object_reserve(struct target_object *object, uint64_t off,
+			  uint64_t len)
+{
+	struct target *target = object->target;
+
+	assert(len > 0 && off <= INT64_MAX - len);
+	if (!target_online(target, NULL, 0))
+		return -EIO;
+	return checked(target, "allocating an object",
+		       target->ops->reserve(object, off, len));
+}
+
+int target_object_write(struct target_object *object, const void *buf,
+			size_t len, uint64_t off, bool idle)
+{
+	struct target *target = object->target;
+
+	assert(len > 0 && off <= INT64_MAX - len);
+	if (!target_online(target, NULL, 0))
+		return -EIO;
+	return checked(target, "writing an object",
+		       target->ops->write(object, buf, len, off, idle));
+}
+
+int target_object_origin(struct target_object *object,
+			 const struct target_origin *origin)
+{
+	struct target *target = object->target;
+
+	if (!target_online(target, NULL, 0))
+		return -EIO;
+	return checked(target, "setting an object's origin",
+		       target->ops->origin(object, origin));
+}
+
+int target_object_sync(struct target_object *object)
+{
+	struct target *target = object->target;
+	int ret;
+
+	if (!target_online(target, NULL, 0))
+		return -EIO;
+	ret = checked(target, "syncing an object", target->ops->sync(object));
+	refresh_usage(target);
+	return ret;
+}
+
+int64_t target_object_seek(struct target_object *object, uint64_t off,
+			   int whence)
+{
+	struct target *target = object->target;
+	int64_t ret;
+
+	assert(off <= INT64_MAX);
+	if (!target_online(target, NULL, 0))
+		return -EIO;
+	ret = target->ops->seek(object, off, whence);
+	assert(ret >= (int64_t)off || (ret < 0 && ret > -4096));
+	/* The end, which is no device's. */
+	if (ret >= 0 || ret == -ENXIO)
+		return ret;
+	return checked(target, "looking for an object's holes", ret);
+}
+
+int target_batch_begin(struct target *target, struct target_batch **ret_batch)
+{
+	int ret;
+
+	if (!target_online(target, NULL, 0))
+		return -EIO;
+	ret = checked(target, "opening the target",
+		      target->ops->batch_begin(target, ret_batch));
+	assert(ret || (*ret_batch)->target == target);
+	return ret;
+}
+
+int target_batch_end(struct target_batch *batch)
+{
+	struct target *target = batch->target;
+	bool online = target_online(target, NULL, 0);
+	int ret;
+
+	ret = checked(target, "syncing", target->ops->batch_end(batch));
+	refresh_usage(target);
+	return online ? ret : -EIO;
+}
+
+int target_sync(struct target *target)
+{
+	struct target_batch *batch;
+	int ret;
+
+	ret = target_batch_begin(target, &batch);
+	return ret ? ret : target_batch_end(batch);
+}
+
+int target_delete(struct target *target, uint64_t oid)
+{
+	int ret;
+
+	assert(oid != 0);
+	if (!target_online(target, NULL, 0))
+		return -EIO;
+	ret = checked(target, "deleting an object",
+		      target->ops->delete (target, oid));
+	assert(ret != -ENOENT);
+	refresh_usage(target);
+	return ret;
+}
+
+int target_each(struct target *target,
+		int (*fn)(void *arg, uint64_t oid, uint64_t size), void *arg)
+{
+	if (!target_online(target, NULL, 0))
+		return -EIO;
+	/* Not checked(): what fn returns is the caller's. */
+	return target->ops->each(target, fn, arg);
+}
+
+/* -- asynchronous ---------------------------------------------------------- */
+
+void target_io_done(struct target *target, struct target_io *io,
+		    const char *what, int64_t res)
+{
+	assert(res > -4096);
+	if (res < 0)
+		res = checked(target, what, res);
+	io->done(io, res);
+}
+
+static void refused(struct ring_op *op, int res)
+{
+	struct target_req *req = container_of(op, struct target_req, op);
+	struct target_io *io = target_req_io(req);
+
+	io->done(io, req->err);
+}
+
+/* The answer comes on the ring's thread, as any: the caller may hold locks. */
+static void refuse(struct target *target, struct target_io *io, int err)
+{
+	struct target_req *req = target_req(io);
+
+	req->err = err;
+	req->op.done = refused;
+	ring_nop(target->ring, &req->op);
+}
+
+void target_open_async(struct target *target, uint64_t oid,
+		       struct target_object **ret_object, struct target_io *io)
+{
+	assert(oid != 0 && io->done);
+	if (target_online(target, NULL, 0))
+		target->ops->open_async(target, oid, ret_object, io);
+	else
+		refuse(target, io, -EIO);
+}
+
+void target_read_async(struct target_object *object, void *buf, size_t len,
+		       uint64_t off, bool idle, struct target_io *io)
+{
+	struct target *target = object->target;
+
+	assert(io->done && len <= INT32_MAX && off <= INT64_MAX - len);
+	if (target_online(target, NULL, 0))
+		target->ops->read_async(object, buf, len, off, idle, io);
+	else
+		refuse(target, io, -EIO);
+}
+
+void target_write_async(struct target_object *object, const void *buf,
+			size_t len, uint64_t off, bool idle,
+			struct target_io *io)
+{
+	struct target *target = object->target;
+
+	assert(io->done && len <= INT32_MAX && off <= INT64_MAX - len);
+	if (target_online(target, NULL, 0))
+		target->ops->write_async(object, buf, len, off, idle, io);
+	else
+		refuse(target, io, -EIO);
+}
+
+void target_object_close_async(struct target_object *object)
+{
+	if (!object)
+		return;
+	assert(atomic_load(&object->pending) == 0);
+	object->target->ops->close_async(object);
+}
