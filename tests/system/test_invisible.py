@@ -41,7 +41,8 @@ def make_tree(top):
 def tar(top):
     """The digest of everything, as a backup would see it."""
     done = subprocess.run(
-        ["tar", "--sort=name", "--format=posix", "--xattrs", "--acls", "--sparse",
+        ["tar", "--sort=name", "--format=posix", "--xattrs", "--acls",
+         "--sparse", "--sparse-version=0.0",
          "--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime",
          "-cf", "-", "-C", top, "."], check=True, capture_output=True)
     return hashlib.sha256(done.stdout).hexdigest()
