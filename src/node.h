@@ -54,6 +54,7 @@ struct node {
 	struct node_table *table;
 	mode_t type; /* S_IFMT bits */
 
+	_Atomic(int) pinned_fd;	   /* node_pin(); -1: none */
 	_Atomic(uint64_t) nlookup; /* the kernel's references */
 	_Atomic(uint32_t) refs;	   /* holders of the pointer */
 	_Atomic(uint32_t) flags;   /* enum node_flags */
@@ -62,13 +63,15 @@ struct node {
 	pthread_mutex_t lock;
 	/* Changes when a restore swaps the inode: written under lock, read
 	 * under it or in an RCU read section. */
-	struct node_key *key;
-	int pinned_fd;	     /* O_PATH, or -1: without handles, unlinked-open */
-	uint32_t fd_slot;    /* the fd cache's, under the cache's lock */
+	_Atomic(struct node_key *) key;
 	struct node *parent; /* a reference; NULL for the root and unlinked */
 	char *name;	     /* below parent; one of its names if several */
 	struct tier_file *file; /* NULL for a closed file at rest */
 	uint16_t reads;		/* opens in place since it was released */
+
+	uint32_t fd_slot;	   /* under the fd cache's lock */
+	struct node_key first_key; /* *key, until a swap */
+	char first_name[];	   /* *name, until it changes */
 };
 
 /* fd_max bounds the cached descriptors. */
@@ -100,7 +103,8 @@ static inline void node_unrefp(struct node **node)
 	if (*node)
 		node_unref(*node);
 }
-/* The kernel's look-up count: node_kept() after an entry was replied. */
+/* The kernel's look-up count: node_kept() before an entry is replied (the
+ * kernel may forget it at once), node_forget() if the reply fails. */
 void node_kept(struct node *node);
 void node_forget(struct node *node, uint64_t count);
 
@@ -110,6 +114,9 @@ void node_forget(struct node *node, uint64_t count);
  * dropped, which takes no lock. */
 void node_renamed(struct node *node, struct node *parent, const char *name);
 void node_unlinked(struct node *node);
+/* Takes over fd, an O_PATH descriptor, for a file that must stay reachable
+ * when its last name is gone: the kernel may still refer to it. */
+void node_pin(struct node *node, int fd);
 
 /* The directory lock of a node (its node->lock, taken for its names): names
  * below it do not change while held. */
@@ -120,10 +127,13 @@ void node_dir_lock2(struct node *a, struct node *b);
 void node_dir_unlock2(struct node *a, struct node *b);
 
 /* Swaps the file behind a node (restore): re-hashes it under the new handle,
- * drops its cached descriptor. Caller holds node->lock. */
+ * drops its cached descriptor. Caller holds node->lock, and its directory's if
+ * it has a name; the file has its name already. -ENOMEM, -EEXIST: the handle
+ * is another node's; -ESTALE: no such file. Nothing has changed then. */
 int node_swap(struct node *node, const struct front_handle *handle);
 
-/* An O_PATH descriptor (O_RDONLY for directories), borrowed until put. */
+/* An O_PATH descriptor (O_RDONLY for directories where it can be had),
+ * borrowed until put. Takes no node's lock. */
 struct node_fd {
 	int fd;
 	uint32_t slot;

@@ -25,6 +25,18 @@ struct getxattrat_args {
 	uint32_t flags;
 };
 
+#ifdef __SANITIZE_THREAD__
+const char *__tsan_default_suppressions(void);
+
+/* What liburcu, which is not instrumented, allocates, locks and frees for
+ * itself. Our code, its callbacks included, is looked at. */
+const char *__tsan_default_suppressions(void)
+{
+	return "called_from_lib:liburcu-bp.so\n"
+	       "called_from_lib:liburcu-cds.so\n";
+}
+#endif
+
 struct timespec timespec_from_ns(int64_t ns)
 {
 	int64_t sec = ns / NSEC_PER_SEC;

@@ -22,6 +22,21 @@
 #define min_t(type, a, b) ((type)(a) < (type)(b) ? (type)(a) : (type)(b))
 #define max_t(type, a, b) ((type)(a) > (type)(b) ? (type)(a) : (type)(b))
 
+/*
+ * Order that ThreadSanitizer cannot see because a library that it does not
+ * instrument (liburcu) makes it: what was done before TSAN_RELEASE(p) happens
+ * before what follows TSAN_ACQUIRE(p).
+ */
+#ifdef __SANITIZE_THREAD__
+void __tsan_acquire(void *addr);
+void __tsan_release(void *addr);
+#define TSAN_ACQUIRE(p) __tsan_acquire(p)
+#define TSAN_RELEASE(p) __tsan_release(p)
+#else
+#define TSAN_ACQUIRE(p) ((void)(p))
+#define TSAN_RELEASE(p) ((void)(p))
+#endif
+
 static inline int64_t timespec_to_ns(struct timespec ts)
 {
 	return (int64_t)ts.tv_sec * NSEC_PER_SEC + ts.tv_nsec;

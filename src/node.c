@@ -1,0 +1,570 @@
+/* SPDX-License-Identifier: MIT */
+
+/*
+ * The table is a lock-free hash of immutable keys. What can interleave:
+ *
+ * - A look-up finds a node whose last reference was just dropped. refs is 0,
+ *   and never rises from 0, so the look-up takes the dead key out of the table
+ *   itself (whoever comes second is told so by liburcu) and makes a new node.
+ *   The dead one is freed by its last holder after a grace period.
+ * - Two look-ups make the same node: add_unique lets one win.
+ * - A swap: the new key is added before the old one is removed, so the node is
+ *   found under either all the time. A look-up by name cannot see the new file
+ *   before its key is there: it holds the directory's lock, as the swap does
+ *   from before its rename.
+ * - The kernel forgets a node while a look-up hands it out again: nlookup going
+ *   from 0 to 1 takes a reference and from 1 to 0 drops one; the caller of
+ *   node_kept() has its own, so the order of the two does not matter.
+ *
+ * parent and name are under the lock of the node they belong to. A look-up
+ * takes it with the parent's held only for what is not a directory: between
+ * two directories the order of a rename (by address) could be the other way
+ * round.
+ *
+ * ThreadSanitizer does not see liburcu: release and acquire of the key stand
+ * for add and look-up, those of rcu_order for a reader's end and a callback.
+ */
+
+#include <urcu-bp.h>
+
+#include "node_impl.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include "cleanup.h"
+#include "util.h"
+
+#define HASH_MIN 1024
+
+static char rcu_order; /* a name for TSan */
+
+static void read_lock(void)
+{
+	rcu_read_lock();
+}
+
+static void read_unlock(void)
+{
+	TSAN_RELEASE(&rcu_order);
+	rcu_read_unlock();
+}
+
+static struct node_key *key_of(struct cds_lfht_node *hash)
+{
+	return caa_container_of(hash, struct node_key, hash);
+}
+
+static int key_match(struct cds_lfht_node *hash, const void *handle)
+{
+	struct node_key *key = key_of(hash);
+
+	TSAN_ACQUIRE(key);
+	return front_handle_equal(&key->handle, handle);
+}
+
+static unsigned long handle_hash(const struct front_handle *handle)
+{
+	return XXH3_64bits(handle->bytes, handle->len) ^ handle->type;
+}
+
+struct front_handle node_handle(struct node *node)
+{
+	struct front_handle handle;
+	struct node_key *key;
+
+	read_lock();
+	key = atomic_load_explicit(&node->key, memory_order_acquire);
+	handle = key->handle;
+	read_unlock();
+	return handle;
+}
+
+/* A reference, unless the last one is gone already. */
+static bool try_ref(struct node *node)
+{
+	uint32_t refs = atomic_load(&node->refs);
+
+	while (refs > 0)
+		if (atomic_compare_exchange_weak(&node->refs, &refs, refs + 1))
+			return true;
+	return false;
+}
+
+struct node *node_ref(struct node *node)
+{
+	atomic_fetch_add(&node->refs, 1);
+	return node;
+}
+
+static void node_destroy(struct node *node)
+{
+	struct node_key *key = atomic_load(&node->key);
+	int pinned = atomic_load(&node->pinned_fd);
+
+	if (pinned >= 0)
+		close(pinned);
+	if (key != &node->first_key)
+		free(key);
+	if (node->name != node->first_name)
+		free(node->name);
+	pthread_mutex_destroy(&node->lock);
+	free(node);
+}
+
+static void node_destroy_rcu(struct rcu_head *rcu)
+{
+	TSAN_ACQUIRE(&rcu_order);
+	node_destroy(caa_container_of(rcu, struct node, first_key.rcu));
+}
+
+static void key_free_rcu(struct rcu_head *rcu)
+{
+	TSAN_ACQUIRE(&rcu_order);
+	free(caa_container_of(rcu, struct node_key, rcu));
+}
+
+/* The last reference is gone. Returns the parent, whose reference it had. */
+static struct node *node_die(struct node *node)
+{
+	struct node_table *table = node->table;
+	struct node *parent = node->parent;
+
+	fd_cache_drop(&table->fds, node);
+	read_lock();
+	cds_lfht_del(table->hash, &atomic_load(&node->key)->hash);
+	read_unlock();
+	atomic_fetch_sub(&table->count, 1);
+	TSAN_RELEASE(&rcu_order);
+	call_rcu(&node->first_key.rcu, node_destroy_rcu);
+	return parent;
+}
+
+void node_unref(struct node *node)
+{
+	while (node && atomic_fetch_sub(&node->refs, 1) == 1)
+		node = node_die(node);
+}
+
+static struct node *node_new(struct node_table *table,
+			     const struct front_handle *handle, mode_t mode,
+			     const char *name)
+{
+	size_t len = name ? strlen(name) + 1 : 0;
+	struct node *node = malloc(sizeof(*node) + len);
+
+	if (!node)
+		return NULL;
+	*node = (struct node){
+		.table = table,
+		.type = mode & S_IFMT,
+		.pinned_fd = -1,
+		.refs = 1,
+		.key = &node->first_key,
+	};
+	pthread_mutex_init(&node->lock, NULL);
+	node->first_key.node = node;
+	node->first_key.handle = *handle;
+	cds_lfht_node_init(&node->first_key.hash);
+	if (name) {
+		memcpy(node->first_name, name, len);
+		node->name = node->first_name;
+	}
+	return node;
+}
+
+/* Puts key in the table: NULL, or a node with that handle, with a reference. */
+static struct node *table_add(struct node_table *table, struct node_key *key)
+{
+	unsigned long hash = handle_hash(&key->handle);
+	struct node *found = NULL;
+
+	TSAN_RELEASE(key);
+	read_lock();
+	for (;;) {
+		struct cds_lfht_node *old = cds_lfht_add_unique(
+			table->hash, hash, key_match, &key->handle, &key->hash);
+
+		if (old == &key->hash)
+			break;
+		TSAN_ACQUIRE(key_of(old));
+		if (try_ref(key_of(old)->node)) {
+			found = key_of(old)->node;
+			break;
+		}
+		cds_lfht_del(table->hash, old);
+	}
+	read_unlock();
+	return found;
+}
+
+struct node *node_find(struct node_table *table,
+		       const struct front_handle *handle)
+{
+	struct cds_lfht_iter iter;
+	struct cds_lfht_node *hash;
+	struct node *node = NULL;
+
+	read_lock();
+	cds_lfht_lookup(table->hash, handle_hash(handle), key_match, handle,
+			&iter);
+	hash = cds_lfht_iter_get_node(&iter);
+	if (hash && try_ref(key_of(hash)->node))
+		node = key_of(hash)->node;
+	read_unlock();
+	return node;
+}
+
+/* Under node->lock. A name lost for want of memory is better than a wrong. */
+static void set_name(struct node *node, struct node *parent, const char *name)
+{
+	char *copy = parent ? strdup(name) : NULL;
+	struct node *old_parent = node->parent;
+
+	if (node->name != node->first_name)
+		free(node->name);
+	node->name = copy;
+	node->parent = copy ? node_ref(parent) : NULL;
+	node_unref(old_parent);
+}
+
+/* One of the names of a file that is known. */
+static void refresh_name(struct node *node, struct node *parent,
+			 const char *name)
+{
+	if (S_ISDIR(node->type))
+		return; /* has one name, and rename keeps it */
+	pthread_mutex_lock(&node->lock);
+	if (node->parent != parent || strcmp(node->name, name) != 0)
+		set_name(node, parent, name);
+	pthread_mutex_unlock(&node->lock);
+}
+
+/* Has dirfd/name (or dirfd itself, name being NULL) a spill EA? */
+static int has_ea(struct front *front, int dirfd, const char *name, mode_t mode)
+{
+	ssize_t len;
+
+	if (!S_ISREG(mode) && !S_ISDIR(mode))
+		return 0;
+	len = name ? getxattr_at(dirfd, name, front->ea_spill, NULL, 0)
+		   : getxattr_fd(dirfd, front->ea_spill, NULL, 0);
+	if (len == -ENODATA || len == -EOPNOTSUPP)
+		return 0;
+	return len < 0 ? (int)len : 1;
+}
+
+static int open_path(int dirfd, const char *name)
+{
+	char proc[PROC_FD_LEN];
+	int fd = name ? openat(dirfd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC)
+		      : open(proc_fd_path(dirfd, proc), O_PATH | O_CLOEXEC);
+
+	return fd < 0 ? -errno : fd;
+}
+
+/* The node with handle, made if it is not known. name may be NULL. */
+static int node_take(struct node_table *table, struct node *parent, int dirfd,
+		     const char *name, const struct front_handle *handle,
+		     mode_t mode, struct node **ret)
+{
+	struct node *node = node_find(table, handle), *found;
+	int ea, fd = -1;
+
+	if (node) {
+		if (name)
+			refresh_name(node, parent, name);
+		*ret = node;
+		return 0;
+	}
+	ea = has_ea(table->front, dirfd, name, mode);
+	if (ea < 0)
+		return ea;
+	if (!table->front->by_handle) {
+		fd = open_path(dirfd, name);
+		if (fd < 0)
+			return fd;
+	}
+	node = node_new(table, handle, mode, name);
+	if (!node) {
+		if (fd >= 0)
+			close(fd);
+		return -ENOMEM;
+	}
+	atomic_store(&node->pinned_fd, fd);
+	if (ea)
+		atomic_store(&node->flags, NODE_EA);
+	if (parent)
+		node->parent = node_ref(parent);
+	found = table_add(table, &node->first_key);
+	if (found) {
+		node_destroy(node);
+		node_unref(parent);
+		if (name)
+			refresh_name(found, parent, name);
+		node = found;
+	} else {
+		atomic_fetch_add(&table->count, 1);
+	}
+	*ret = node;
+	return 0;
+}
+
+int node_lookup_at(struct node *parent, int dirfd, const char *name,
+		   struct stat *ret_stat, struct node **ret)
+{
+	struct node_table *table = parent->table;
+	struct front_handle handle;
+	struct stat st;
+	int err;
+
+	node_dir_lock(parent);
+	err = fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) < 0 ? -errno : 0;
+	if (!err && st.st_dev != table->front->dev)
+		err = -EXDEV;
+	if (!err)
+		err = front_handle_at(table->front, dirfd, name, &handle);
+	if (!err)
+		err = node_take(table, parent, dirfd, name, &handle, st.st_mode,
+				ret);
+	node_dir_unlock(parent);
+	if (!err && ret_stat)
+		*ret_stat = st;
+	return err;
+}
+
+int node_lookup(struct node *parent, const char *name, struct stat *ret_stat,
+		struct node **ret)
+{
+	_cleanup_node_fd_ struct node_fd dir = NODE_FD_NONE;
+	int err = node_fd_get(parent, &dir);
+
+	return err ? err : node_lookup_at(parent, dir.fd, name, ret_stat, ret);
+}
+
+int node_from_fd(struct node_table *table, int fd, struct stat *ret_stat,
+		 struct node **ret)
+{
+	struct front_handle handle;
+	struct stat st;
+	int err;
+
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	err = front_handle_at(table->front, fd, "", &handle);
+	if (!err)
+		err = node_take(table, NULL, fd, NULL, &handle, st.st_mode,
+				ret);
+	if (!err && ret_stat)
+		*ret_stat = st;
+	return err;
+}
+
+void node_kept(struct node *node)
+{
+	if (atomic_fetch_add(&node->nlookup, 1) == 0)
+		node_ref(node);
+}
+
+void node_forget(struct node *node, uint64_t count)
+{
+	if (count && atomic_fetch_sub(&node->nlookup, count) == count)
+		node_unref(node);
+}
+
+void node_renamed(struct node *node, struct node *parent, const char *name)
+{
+	set_name(node, parent, name);
+}
+
+void node_unlinked(struct node *node)
+{
+	atomic_fetch_or(&node->flags, NODE_UNLINKED);
+	set_name(node, NULL, NULL);
+}
+
+void node_dir_lock(struct node *dir)
+{
+	pthread_mutex_lock(&dir->lock);
+}
+
+void node_dir_unlock(struct node *dir)
+{
+	pthread_mutex_unlock(&dir->lock);
+}
+
+void node_dir_lock2(struct node *a, struct node *b)
+{
+	if (a > b) {
+		struct node *swap = a;
+
+		a = b;
+		b = swap;
+	}
+	node_dir_lock(a);
+	if (b != a)
+		node_dir_lock(b);
+}
+
+void node_dir_unlock2(struct node *a, struct node *b)
+{
+	node_dir_unlock(a);
+	if (b != a)
+		node_dir_unlock(b);
+}
+
+/* An O_PATH descriptor of the file that a swap puts behind a pinned node. */
+static int open_swapped(struct node *node, const struct front_handle *handle)
+{
+	struct front *front = node->table->front;
+	_cleanup_node_fd_ struct node_fd dir = NODE_FD_NONE;
+	_cleanup_close_ int fd = -1;
+	struct front_handle found;
+	int err;
+
+	if (front->by_handle)
+		return front_open_handle(front, handle, O_PATH);
+	if (!node->parent)
+		return -ESTALE;
+	err = node_fd_get(node->parent, &dir);
+	if (err)
+		return err;
+	fd = open_path(dir.fd, node->name);
+	if (fd < 0)
+		return fd;
+	err = front_handle_at(front, fd, "", &found);
+	if (err)
+		return err;
+	return front_handle_equal(&found, handle) ? steal_fd(&fd) : -ESTALE;
+}
+
+int node_swap(struct node *node, const struct front_handle *handle)
+{
+	struct node_table *table = node->table;
+	int pinned = atomic_load(&node->pinned_fd);
+	_cleanup_free_ struct node_key *key = malloc(sizeof(*key));
+	_cleanup_close_ int fd = -1;
+	struct node_key *old;
+	struct node *found;
+
+	if (!key)
+		return -ENOMEM;
+	if (pinned >= 0) {
+		fd = open_swapped(node, handle);
+		if (fd < 0)
+			return fd;
+	}
+	*key = (struct node_key){.node = node, .handle = *handle};
+	cds_lfht_node_init(&key->hash);
+	found = table_add(table, key);
+	if (found) {
+		node_unref(found);
+		return -EEXIST;
+	}
+	old = atomic_exchange(&node->key, key);
+	(void)steal_ptr(&key);
+	read_lock();
+	cds_lfht_del(table->hash, &old->hash);
+	read_unlock();
+	if (old != &node->first_key) {
+		TSAN_RELEASE(&rcu_order);
+		call_rcu(&old->rcu, key_free_rcu);
+	}
+	fd_cache_drop(&table->fds, node);
+	if (fd >= 0)
+		dup3(fd, pinned, O_CLOEXEC);
+	return 0;
+}
+
+struct node *node_root(struct node_table *table)
+{
+	return table->root;
+}
+
+struct front *node_front(const struct node *node)
+{
+	return node->table->front;
+}
+
+uint64_t node_count(const struct node_table *table)
+{
+	return atomic_load(&table->count);
+}
+
+static int make_root(struct node_table *table)
+{
+	struct front *front = table->front;
+	_cleanup_close_ int fd = -1;
+	int err;
+
+	fd = fcntl(front->root_fd, F_DUPFD_CLOEXEC, 0);
+	if (fd < 0)
+		return -errno;
+	err = node_from_fd(table, fd, NULL, &table->root);
+	if (!err && front->by_handle)
+		node_pin(table->root, steal_fd(&fd));
+	return err;
+}
+
+int node_table_new(struct front *front, unsigned int fd_max,
+		   struct node_table **ret)
+{
+	struct node_table *table = calloc(1, sizeof(*table));
+	int err;
+
+	if (!table)
+		return -ENOMEM;
+	table->front = front;
+	err = fd_cache_init(&table->fds, fd_max);
+	if (err) {
+		free(table);
+		return err;
+	}
+	table->hash =
+		cds_lfht_new(HASH_MIN, HASH_MIN, 0, CDS_LFHT_AUTO_RESIZE, NULL);
+	err = table->hash ? make_root(table) : -ENOMEM;
+	if (err) {
+		node_table_free(table);
+		return err;
+	}
+	*ret = table;
+	return 0;
+}
+
+/* The kernel does not forget what it knows when it unmounts, so the nodes are
+ * freed whoever refers to them. */
+void node_table_free(struct node_table *table)
+{
+	struct cds_lfht_iter iter;
+	struct node_key *key;
+	struct node *all = NULL;
+
+	if (!table)
+		return;
+	rcu_barrier();
+	TSAN_ACQUIRE(&rcu_order);
+	if (table->hash) {
+		read_lock();
+		cds_lfht_for_each_entry (table->hash, &iter, key, hash) {
+			TSAN_ACQUIRE(key);
+			cds_lfht_del(table->hash, &key->hash);
+			key->node->parent = all;
+			all = key->node;
+		}
+		read_unlock();
+		cds_lfht_destroy(table->hash, NULL);
+	}
+	while (all) {
+		struct node *node = all;
+
+		all = node->parent;
+		node_destroy(node);
+	}
+	fd_cache_free(&table->fds);
+	free(table);
+}

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef TIERFS_NODE_IMPL_H
+#define TIERFS_NODE_IMPL_H
+
+/* What node.c and node_fd.c share. */
+
+#include "node.h"
+
+#define FD_SLOT_NONE   UINT32_MAX	/* not in the cache: put closes it */
+#define FD_SLOT_PINNED (UINT32_MAX - 1) /* the node's own */
+
+struct fd_slot {
+	struct node *node; /* NULL: detached, or free */
+	int fd;
+	uint32_t users; /* borrowers */
+	uint32_t next;	/* in the list of free slots */
+	bool hot;	/* CLOCK: used since the hand passed */
+};
+
+struct fd_shard {
+	pthread_mutex_t lock;
+	struct fd_slot *slots;
+	uint32_t n, hand, free;
+};
+
+struct fd_cache {
+	struct fd_shard *shards;
+	uint32_t nshards;
+	uint32_t per; /* slots a shard */
+};
+
+struct node_table {
+	struct front *front;
+	struct cds_lfht *hash;
+	struct node *root;
+	_Atomic(uint64_t) count;
+	struct fd_cache fds;
+};
+
+int fd_cache_init(struct fd_cache *cache, unsigned int max);
+void fd_cache_free(struct fd_cache *cache);
+/* The node's descriptor leaves the cache; who borrowed it keeps it. */
+void fd_cache_drop(struct fd_cache *cache, struct node *node);
+
+/* node_lookup() with the directory's descriptor given. */
+int node_lookup_at(struct node *parent, int dirfd, const char *name,
+		   struct stat *ret_stat, struct node **ret);
+
+/* A copy of the node's handle: no lock needed. */
+struct front_handle node_handle(struct node *node);
+
+#endif

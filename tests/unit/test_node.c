@@ -1,0 +1,439 @@
+/* SPDX-License-Identifier: MIT */
+
+/* The node table on a directory of its own, by handles and without. */
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+#include "node.h"
+#include "util.h"
+
+#define FD_MAX 8
+
+static struct front *front;
+static struct node_table *table;
+static char dir[64];
+
+static int setup(void **state)
+{
+	char *why = NULL;
+
+	snprintf(dir, sizeof(dir), "/tmp/test_node.XXXXXX");
+	assert_non_null(mkdtemp(dir));
+	if (front_open(dir, "test", &front, &why))
+		fail_msg("%s", why);
+	if (*state)
+		front->by_handle = false;
+	assert_int_equal(node_table_new(front, FD_MAX, &table), 0);
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	char cmd[96];
+
+	node_table_free(table);
+	front_close(front);
+	snprintf(cmd, sizeof(cmd), "rm -rf %s", dir);
+	return system(cmd) ? -1 : 0;
+}
+
+static void make(const char *name)
+{
+	int fd = openat(front->root_fd, name, O_CREAT | O_EXCL | O_RDWR, 0644);
+
+	assert_true(fd >= 0);
+	assert_int_equal(pwrite(fd, name, strlen(name), 0), strlen(name));
+	close(fd);
+}
+
+static struct node *look(const char *name)
+{
+	struct node *node = NULL;
+
+	assert_int_equal(node_lookup(node_root(table), name, NULL, &node), 0);
+	return node;
+}
+
+/* What is in the file behind a node. */
+static void assert_contents(struct node *node, const char *text)
+{
+	char buf[64] = "";
+	int fd = node_open(node, O_RDONLY);
+
+	assert_true(fd >= 0);
+	assert_true(read(fd, buf, sizeof(buf) - 1) >= 0);
+	assert_string_equal(buf, text);
+	close(fd);
+}
+
+static void assert_path(struct node *node, const char *path)
+{
+	char buf[256];
+
+	assert_string_equal(node_path(node, buf, sizeof(buf)), path);
+}
+
+static void test_identity(void **state)
+{
+	int root = front->root_fd;
+	struct node *a, *b, *d, *same = NULL;
+	struct stat st;
+
+	make("a");
+	a = look("a");
+	assert_ptr_equal(look("a"), a);
+	node_unref(a);
+	assert_int_equal(a->type, S_IFREG);
+	assert_path(a, "/a");
+
+	assert_int_equal(mkdirat(root, "d", 0755), 0);
+	d = look("d");
+	assert_int_equal(linkat(root, "a", root, "d/link", 0), 0);
+	assert_int_equal(node_lookup(d, "link", &st, &same), 0);
+	assert_ptr_equal(same, a);
+	assert_int_equal(st.st_nlink, 2);
+	assert_path(a, "/d/link");
+	node_unref(same);
+
+	assert_int_equal(renameat(root, "d/link", root, "moved"), 0);
+	same = look("moved");
+	assert_ptr_equal(same, a);
+	assert_path(a, "/moved");
+	node_unref(same);
+	assert_int_equal(node_lookup(d, "link", NULL, &same), -ENOENT);
+
+	assert_int_equal(renameat(root, "d", root, "e"), 0);
+	pthread_mutex_lock(&d->lock);
+	node_renamed(d, node_root(table), "e");
+	pthread_mutex_unlock(&d->lock);
+	assert_path(d, "/e");
+	make("e/b");
+	assert_int_equal(node_walk(table, "/e//./b", &b), 0);
+	assert_path(b, "/e/b");
+	assert_path(node_root(table), "/");
+	assert_int_equal(node_count(table), 4);
+	node_unref(b);
+	node_unref(d);
+	node_unref(a);
+	assert_int_equal(node_count(table), 1);
+}
+
+static void test_life(void **state)
+{
+	struct front_handle handle;
+	struct node *a, *d, *b = NULL, *found;
+
+	make("a");
+	a = look("a");
+	handle = a->key->handle;
+	node_kept(a);
+	node_kept(a);
+	node_unref(a);
+	found = node_find(table, &handle);
+	assert_ptr_equal(found, a);
+	node_unref(found);
+	node_forget(a, 1);
+	assert_int_equal(node_count(table), 2);
+	node_forget(a, 1);
+	assert_int_equal(node_count(table), 1);
+	assert_null(node_find(table, &handle));
+
+	/* A child keeps its parents. */
+	assert_int_equal(mkdirat(front->root_fd, "d", 0755), 0);
+	make("d/b");
+	d = look("d");
+	assert_int_equal(node_lookup(d, "b", NULL, &b), 0);
+	node_unref(d);
+	assert_int_equal(node_count(table), 3);
+	assert_path(b, "/d/b");
+	pthread_mutex_lock(&b->lock);
+	node_unlinked(b);
+	pthread_mutex_unlock(&b->lock);
+	assert_path(b, "(unlinked)");
+	assert_true(b->flags & NODE_UNLINKED);
+	assert_int_equal(node_count(table), 2);
+	node_unref(b);
+	assert_int_equal(node_count(table), 1);
+}
+
+static void test_ea(void **state)
+{
+	struct node *a, *d;
+	int fd;
+
+	make("a");
+	make("plain");
+	fd = openat(front->root_fd, "a", O_RDWR);
+	assert_int_equal(fsetxattr(fd, front->ea_spill, "x", 1, 0), 0);
+	assert_int_equal(node_from_fd(table, fd, NULL, &a), 0);
+	close(fd);
+	assert_true(a->flags & NODE_EA);
+	assert_int_equal(mkdirat(front->root_fd, "d", 0755), 0);
+	d = look("d");
+	assert_false(d->flags & NODE_EA);
+	node_unref(d);
+	d = look("plain");
+	assert_false(d->flags & NODE_EA);
+	node_unref(d);
+	node_unref(a);
+}
+
+/* An unlinked file stays reachable by the pin alone. */
+static void test_pin(void **state)
+{
+	struct node_fd nfd = NODE_FD_NONE;
+	struct node *a;
+	struct stat st;
+
+	make("a");
+	a = look("a");
+	node_pin(a, openat(front->root_fd, "a", O_PATH | O_CLOEXEC));
+	assert_int_equal(unlinkat(front->root_fd, "a", 0), 0);
+	sync();
+	assert_contents(a, "a");
+	assert_int_equal(node_fd_get(a, &nfd), 0);
+	assert_int_equal(fstat(nfd.fd, &st), 0);
+	assert_int_equal(st.st_nlink, 0);
+	node_fd_put(&nfd);
+	node_unref(a);
+}
+
+static void swap(struct node *node, const char *from, const char *name)
+{
+	struct front_handle handle;
+
+	node_dir_lock(node_root(table));
+	pthread_mutex_lock(&node->lock);
+	assert_int_equal(renameat(front->root_fd, from, front->root_fd, name),
+			 0);
+	assert_int_equal(front_handle_at(front, front->root_fd, name, &handle),
+			 0);
+	assert_int_equal(node_swap(node, &handle), 0);
+	pthread_mutex_unlock(&node->lock);
+	node_dir_unlock(node_root(table));
+}
+
+static void test_swap(void **state)
+{
+	struct node_fd before = NODE_FD_NONE, after = NODE_FD_NONE;
+	struct front_handle old;
+	struct stat st1, st2;
+	struct node *a, *b;
+
+	make("a");
+	make("new");
+	make("newer");
+	a = look("a");
+	old = a->key->handle;
+	assert_int_equal(node_fd_get(a, &before), 0);
+	fstat(before.fd, &st1);
+	swap(a, "new", "a");
+	assert_contents(a, "new");
+	assert_null(node_find(table, &old));
+	b = look("a");
+	assert_ptr_equal(b, a);
+	node_unref(b);
+	assert_int_equal(node_fd_get(a, &after), 0);
+	fstat(after.fd, &st2);
+	assert_int_not_equal(st1.st_ino, st2.st_ino);
+	/* A borrowed descriptor is good until it is put, whichever it is. */
+	assert_int_equal(fstat(before.fd, &st2), 0);
+	node_fd_put(&before);
+	node_fd_put(&after);
+	swap(a, "newer", "a");
+	assert_contents(a, "newer");
+	assert_int_equal(node_count(table), 2);
+
+	/* Somebody else's handle. */
+	make("b");
+	b = look("b");
+	pthread_mutex_lock(&a->lock);
+	if (front->by_handle)
+		assert_int_equal(node_swap(a, &b->key->handle), -EEXIST);
+	else
+		assert_true(node_swap(a, &b->key->handle) < 0);
+	pthread_mutex_unlock(&a->lock);
+	assert_contents(a, "newer");
+	node_unref(b);
+	node_unref(a);
+}
+
+#define MANY 3000
+
+static unsigned int open_fds(void)
+{
+	unsigned int n = 0;
+
+	for (int fd = 0; fd < 4096; fd++)
+		if (fcntl(fd, F_GETFD) >= 0)
+			n++;
+	return n;
+}
+
+static void test_many(void **state)
+{
+	static struct node *nodes[MANY];
+	struct node_fd fds[2 * FD_MAX];
+	unsigned int before = open_fds();
+	struct stat st;
+	char name[16];
+
+	for (int i = 0; i < MANY; i++) {
+		snprintf(name, sizeof(name), "f%d", i);
+		make(name);
+		nodes[i] = look(name);
+	}
+	for (int round = 0; round < 2; round++) {
+		for (int i = 0; i < MANY; i++) {
+			struct node_fd nfd;
+
+			snprintf(name, sizeof(name), "f%d", i);
+			assert_int_equal(node_fd_get(nodes[i], &nfd), 0);
+			assert_int_equal(fstat(nfd.fd, &st), 0);
+			assert_int_equal(st.st_size, strlen(name));
+			node_fd_put(&nfd);
+		}
+	}
+	assert_true(open_fds() - before <= FD_MAX);
+	/* More at once than there is room for. */
+	for (int i = 0; i < 2 * FD_MAX; i++)
+		assert_int_equal(node_fd_get(nodes[i], &fds[i]), 0);
+	for (int i = 0; i < 2 * FD_MAX; i++)
+		node_fd_put(&fds[i]);
+	assert_true(open_fds() - before <= FD_MAX);
+	for (int i = 0; i < MANY; i++)
+		node_unref(nodes[i]);
+	assert_int_equal(node_count(table), 1);
+	assert_int_equal(open_fds(), before);
+}
+
+static void test_walk(void **state)
+{
+	struct node *node = NULL;
+	char name[300];
+
+	make("a");
+	assert_int_equal(symlinkat("a", front->root_fd, "l"), 0);
+	assert_int_equal(mkdirat(front->root_fd, "d", 0700), 0);
+	make("d/b");
+	assert_int_equal(node_walk(table, "/", &node), 0);
+	assert_ptr_equal(node, node_root(table));
+	node_unref(node);
+	node = NULL;
+	assert_int_equal(node_walk(table, "/a/x", &node), -ENOTDIR);
+	assert_int_equal(node_walk(table, "/none", &node), -ENOENT);
+	assert_int_equal(node_walk(table, "/.tierfs/lock", &node), -ENOENT);
+	assert_int_equal(node_walk(table, "/l/x", &node), -ENOTDIR);
+	memset(name, 'x', sizeof(name) - 1);
+	name[sizeof(name) - 1] = '\0';
+	assert_int_equal(node_walk(table, name, &node), -ENAMETOOLONG);
+	assert_null(node);
+	assert_int_equal(node_walk(table, "/l", &node), 0);
+	assert_int_equal(node->type, S_IFLNK);
+	node_unref(node);
+}
+
+/* ---- all at once ------------------------------------------------------- */
+
+#define STRESS_FILES  16
+#define STRESS_ROUNDS 400
+
+static void *stress(void *arg)
+{
+	unsigned int seed = (uintptr_t)arg;
+
+	for (int i = 0; i < STRESS_ROUNDS; i++) {
+		struct node_fd nfd = NODE_FD_NONE;
+		struct node *node, *again;
+		struct stat st;
+		char name[16], path[64];
+
+		snprintf(name, sizeof(name), "s%d",
+			 rand_r(&seed) % STRESS_FILES);
+		node = look(name);
+		node_kept(node);
+		assert_int_equal(node_fd_get(node, &nfd), 0);
+		assert_int_equal(fstat(nfd.fd, &st), 0);
+		if (rand_r(&seed) % 4 == 0) {
+			char from[32];
+
+			snprintf(from, sizeof(from), "n%lu.%d",
+				 (unsigned long)(uintptr_t)arg, i);
+			make(from);
+			swap(node, from, name);
+		}
+		node_path(node, path, sizeof(path));
+		assert_string_equal(path + 1, name);
+		again = look(name);
+		assert_ptr_equal(again, node);
+		node_unref(again);
+		node_fd_put(&nfd);
+		node_forget(node, 1);
+		node_unref(node);
+	}
+	return NULL;
+}
+
+static void test_stress(void **state)
+{
+	pthread_t threads[6];
+	char name[16];
+
+	for (int i = 0; i < STRESS_FILES; i++) {
+		snprintf(name, sizeof(name), "s%d", i);
+		make(name);
+	}
+	for (uintptr_t i = 0; i < ARRAY_SIZE(threads); i++)
+		assert_int_equal(pthread_create(&threads[i], NULL, stress,
+						(void *)(i + 1)),
+				 0);
+	for (size_t i = 0; i < ARRAY_SIZE(threads); i++)
+		pthread_join(threads[i], NULL);
+	assert_int_equal(node_count(table), 1);
+}
+
+static void test_size(void **state)
+{
+	/* A million nodes and the daemon in 300 MiB. */
+	assert_true(sizeof(struct node) <= 184);
+}
+
+#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define TP(name)                                                               \
+	{                                                                      \
+#name " pinned", name, setup, teardown, (void *)1              \
+	}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		T(test_identity),
+		TP(test_identity),
+		T(test_life),
+		TP(test_life),
+		T(test_ea),
+		TP(test_ea),
+		T(test_pin),
+		T(test_swap),
+		TP(test_swap),
+		T(test_many),
+		T(test_walk),
+		TP(test_walk),
+		T(test_stress),
+		TP(test_stress),
+		cmocka_unit_test(test_size),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
