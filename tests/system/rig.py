@@ -190,7 +190,7 @@ def fallocate(fd, mode, offset, length):
 class Disk:
     """A file system of its own on a loop device."""
 
-    def __init__(self, rig, name, fs, size):
+    def __init__(self, rig, name, fs, size, options=()):
         self.rig, self.name, self.fs = rig, name, fs
         self.image = rig.dir / f"{name}.img"
         self.path = rig.dir / name
@@ -202,9 +202,9 @@ class Disk:
         self.throttled = {}
         if fs == "ext4":
             run("mkfs.ext4", "-q", "-E",
-                "lazy_itable_init=0,lazy_journal_init=0", "-m", "0", self.loop)
+                "lazy_itable_init=0,lazy_journal_init=0", "-m", "0", *options, self.loop)
         else:
-            run(f"mkfs.{fs}", "-q", "-f", self.loop)
+            run(f"mkfs.{fs}", "-q", "-f", *options, self.loop)
         self.mount()
 
     def mount(self):
@@ -464,10 +464,10 @@ class Rig:
                     "UBSAN_OPTIONS": "print_stacktrace=1",
                     "TSAN_OPTIONS": "second_deadlock_stack=1"}
 
-    def disk(self, name, fs, size):
+    def disk(self, name, fs, size, options=()):
         """The disk of that name, made at its first use."""
         if name not in self.disks:
-            self.disks[name] = Disk(self, name, fs, size)
+            self.disks[name] = Disk(self, name, fs, size, options)
         return self.disks[name]
 
     def drop(self, disk):

@@ -1,0 +1,127 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""Migrating to the throttled target until it is durable: big files against the
+target's write bandwidth; small ones against cp -a with a sync -f for each, and
+against rsync -a with one sync -f at its end."""
+
+import os
+import shutil
+import sys
+
+from bench import (HDD_BPS, HDD_IOPS, arguments, cold, compare, drop_caches,
+                   rig, seconds)
+from rig import GIB, MIB, libc, run
+
+
+def syncfs(path):
+    fd = os.open(path, os.O_RDONLY)
+    libc.syncfs(fd)
+    os.close(fd)
+
+
+def cp_and_sync_each(source, target):
+    """In this process: nothing is spent on starting programs."""
+    for name in sorted(os.listdir(source)):
+        shutil.copy2(source / name, target / name)
+        syncfs(target / name)
+
+
+def rsync(source, target):
+    run("rsync", "-a", f"{source}/", f"{target}/")
+    syncfs(target)
+
+
+def fresh(path):
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir()
+    syncfs(path)
+    return path
+
+
+def big(r, args):
+    front = r.disk("front", "ext4", (args.mib + 1024) * MIB)
+    target = r.disk("target", "ext4", (2 * args.mib + 1024) * MIB)
+    tier = r.tier("ext4", front=front, target=target)
+    tier.mount()
+    block = os.urandom(MIB)
+    for i in range(4):
+        with open(tier.mnt / f"f{i}", "wb") as f:
+            for n in range(args.mib // 4):
+                f.write(n.to_bytes(8, "little") + block[8:])
+    front.settle()
+    if not target.throttle(write_bps=HDD_BPS, write_iops=HDD_IOPS):
+        sys.exit("the blkio cgroup of this machine can't be used")
+
+    def ours():
+        """Bytes a second, copies of an earlier round made stale first."""
+        for i in range(4):
+            with open(tier.mnt / f"f{i}", "r+b") as f:
+                f.write(os.urandom(8))
+        front.settle()
+        target.settle()
+        return args.mib * MIB / cold(tier.migrate, tier.mnt)
+
+    def theirs():
+        """Direct writing of a quarter as much."""
+        path = target.path / "dd"
+        drop_caches()
+        took = seconds(run, "dd", "if=/dev/zero", f"of={path}", "bs=4M",
+                       f"count={args.mib // 16}", "oflag=direct",
+                       "conv=fsync")
+        path.unlink()
+        return args.mib // 16 * 4 * MIB / took
+
+    compare(f"migrate {args.mib} MiB", args.runs, ours, theirs, 0.95,
+            unit="bytes/s")
+    target.throttle(write_bps=0, write_iops=0)
+    tier.close()
+
+
+def small(r, args):
+    tier = r.tier("ext4")
+    target = tier.target_disk
+    tier.mount()
+    top = tier.mnt / "small"
+    copies = target.path / "copies"
+
+    def prepare():
+        target.throttle(write_bps=0, write_iops=0)
+        if top.exists():
+            shutil.rmtree(top)
+        top.mkdir()
+        for i in range(args.files):
+            (top / f"f{i:05}").write_bytes(os.urandom(16384))
+        fresh(copies)
+        tier.disk.settle()
+        target.settle()
+        drop_caches()
+        target.throttle(write_bps=HDD_BPS, write_iops=HDD_IOPS)
+
+    def ours():
+        prepare()
+        return seconds(tier.migrate, top)
+
+    def theirs(how):
+        prepare()
+        return seconds(how, top, copies)
+
+    compare(f"migrate {args.files} of 16 KiB, to cp and sync -f of each",
+            args.runs, ours, lambda: theirs(cp_and_sync_each), 3, unit="s",
+            higher=False)
+    compare(f"migrate {args.files} of 16 KiB, to rsync and one sync -f",
+            args.runs, ours, lambda: theirs(rsync), 1, unit="s", higher=False)
+    target.throttle(write_bps=0, write_iops=0)
+    tier.close()
+
+
+def main():
+    args = arguments(__doc__, runs=3, mib=4096, files=5000)
+    with rig() as r:
+        if args.mib:
+            big(r, args)
+        if args.files:
+            small(r, args)
+
+
+if __name__ == "__main__":
+    main()
