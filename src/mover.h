@@ -10,9 +10,11 @@
  * owner's, the tier's. Workers may block on targets: they serve no requests.
  * Recalls that clients wait for come first and have workers of their own, so
  * that no amount of background work delays them; equal priorities are taken
- * in the order of job->order (the oid: the order of the medium).
+ * in the order of job->order (the oid: the order of the medium), upwards from
+ * the last one taken and then again from the lowest.
  *
- * All functions are for any thread. One mutex, a leaf, for the queues.
+ * All functions are for any thread, but stop, free and drain not for workers.
+ * One mutex, a leaf, for the queues; no function of a job is called under it.
  */
 
 #include <stdbool.h>
@@ -21,6 +23,7 @@
 #include <urcu/list.h>
 
 #include "mover_copy.h"
+#include "mover_queue.h"
 
 struct mover;
 
@@ -47,17 +50,21 @@ struct mover_job {
 	uint64_t bytes;			     /* to move */
 	void (*run)(struct mover_job *job);  /* on a worker */
 	void (*free)(struct mover_job *job); /* when nobody refers to it */
-	/* Told once by mover_cancel(), from any thread, job not locked. */
+	/* Told once when cancelled, after ctl.cancelled is set, while the job
+	 * waits or runs or just after; may be NULL. */
 	void (*cancel)(struct mover_job *job);
+	unsigned int refs; /* 1 for the owner; then the mover's */
 
-	/* Shared. */
+	/* Shared. mover_submit() sets ctl.idle for MOVER_IDLE jobs. */
 	struct copy_ctl ctl;
 
-	/* The mover's, under its mutex. */
+	/* The mover's, under its mutex; zero before mover_submit(). */
 	uint64_t id;
-	unsigned int refs;
 	enum job_state state;
-	struct cds_list_head link;
+	bool told;		   /* cancelled by the mover */
+	struct mover_node queue;   /* waiting: by order */
+	struct mover_node index;   /* waiting, running: by id */
+	struct cds_list_head link; /* waiting, and told */
 	int64_t queued_ns, started_ns;
 };
 
@@ -71,27 +78,36 @@ struct mover_info {
 	enum mover_prio prio;
 };
 
+/* -EINVAL: no workers (recall_workers may be 0: the others serve recalls
+ * too); -EAGAIN: no threads. */
 int mover_start(unsigned int recall_workers, unsigned int workers,
 		struct mover **ret);
 /* Takes no more work, cancels what waits (run is called with ctl.cancelled
  * set, so that owners can settle), waits for what runs. */
 void mover_stop(struct mover *mover);
+/* After mover_stop(), when no other call can come any more. */
+void mover_free(struct mover *mover);
 
-/* Takes over one reference; *ret_id may be NULL. -ESHUTDOWN after stop: the
- * job is not taken. */
+/* Takes over one reference; *ret_id may be NULL, and is set before the job can
+ * run. A job is submitted once. -ESHUTDOWN after stop: the job is not taken,
+ * the reference stays the caller's. */
 int mover_submit(struct mover *mover, struct mover_job *job, uint64_t *ret_id);
-/* Raises a waiting job's priority, and clears ctl.idle of a running one. */
+/* Raises a waiting or running job's priority (never lowers it), and clears its
+ * ctl.idle. The caller holds a reference. */
 void mover_raise(struct mover *mover, struct mover_job *job,
 		 enum mover_prio prio);
 struct mover_job *mover_job_ref(struct mover *mover, struct mover_job *job);
 void mover_job_unref(struct mover *mover, struct mover_job *job);
 
-/* -ESRCH: no such job (any more). */
+/* Sets ctl.cancelled and tells job->cancel. A waiting job is run, before those
+ * that are not cancelled, so that its owner can settle. Again: 0, and nothing.
+ * -ESRCH: no such job (any more). */
 int mover_cancel(struct mover *mover, uint64_t id);
 /* What runs and waits, in order; an array to free. */
 int mover_list(struct mover *mover, struct mover_info **ret, size_t *ret_n);
 void mover_queued(struct mover *mover, size_t ret[MOVER_PRIOS]);
-/* Waits until nothing runs or waits (tests, unmount). */
+/* Waits until nothing runs or waits, and the mover has let go of it all
+ * (tests, unmount). */
 void mover_drain(struct mover *mover);
 
 #endif
