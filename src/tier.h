@@ -117,7 +117,8 @@ struct tier_read {
 };
 void tier_read(struct tier *tier, struct node *node, struct tier_read *read);
 
-/* SEEK_DATA and SEEK_HOLE of a released file. done on a worker or at once. */
+/* SEEK_DATA and SEEK_HOLE of a released file. done on a worker or at once;
+ * -EAGAIN: it is resident (now), ask the front. */
 struct tier_seek {
 	void (*done)(struct tier_seek *seek, int64_t res); /* offset, -errno */
 	uint64_t off;

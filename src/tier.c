@@ -1,0 +1,473 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The tier's middle: files in use, who waits for them, and the counters.
+ *
+ * A struct tier_file is the state of a file in memory while it is open, moved,
+ * waited for or suspect; at rest the truth is the EA on the inode alone. All of
+ * it is under node->lock, which is never held while waiting for a target, the
+ * journal or a client. So a thread that needs more than the front has (a
+ * recall, a commit) leaves a tier_wait behind and returns; whoever makes it
+ * possible wakes all waiters, and each tries again from the start. Nothing is
+ * handed over: a waiter that finds the world changed once more parks again.
+ *
+ * Waking happens on a thread of its own, the waker, because those who wake (a
+ * worker, the journal) must not do the waiters' work (opening files, replying).
+ * The waker also has the clock: once a second it looks after what is to be
+ * tried again.
+ */
+#include "tier.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cleanup.h"
+#include "log.h"
+#include "tier_impl.h"
+#include "util.h"
+
+#define TICK_NS	   NSEC_PER_SEC
+#define COUNTS_KEY "counts"
+
+const struct tier_parts *tier_parts(struct tier *tier)
+{
+	return &tier->parts;
+}
+
+struct target *tier_target(struct tier *tier, uint8_t number)
+{
+	if (number >= tier->parts.ntargets)
+		return NULL;
+	return tier->parts.targets[number];
+}
+
+/* ---- files ------------------------------------------------------------ */
+
+static int file_load(struct tier *tier, struct tier_file *file)
+{
+	struct node *node = file->node;
+	_cleanup_node_fd_ struct node_fd fd = NODE_FD_NONE;
+	int ret;
+
+	if (!(atomic_load(&node->flags) & NODE_EA))
+		return 0;
+	ret = node_fd_get(node, &fd);
+	if (ret)
+		return ret;
+	ret = front_ea_get(tier->parts.front, fd.fd, &file->ea);
+	if (ret == -ENODATA)
+		return 0;
+	/* Not in memory, so nobody writes that copy: a crash's. */
+	if (!ret && file->ea.state == SPILL_MIGRATING) {
+		file->ea.state = SPILL_NONE;
+		file->ea.ncopies = 0;
+	}
+	if (ret) {
+		char path[256];
+
+		log_error("%s: spill EA: %s; the file is left alone",
+			  node_path(node, path, sizeof(path)),
+			  ret == -EPROTONOSUPPORT ? "of a newer version"
+						  : strerror(-ret));
+		return -EIO;
+	}
+	return 0;
+}
+
+int tier_file_get(struct tier *tier, struct node *node, struct tier_file **ret)
+{
+	struct tier_file *file = node->file;
+	int err;
+
+	if (file) {
+		*ret = file;
+		return 0;
+	}
+	file = calloc(1, sizeof(*file));
+	if (!file)
+		return -ENOMEM;
+	file->tier = tier;
+	file->node = node;
+	CDS_INIT_LIST_HEAD(&file->waiters);
+	err = file_load(tier, file);
+	if (err) {
+		free(file);
+		return err;
+	}
+	node_ref(node);
+	node->file = file;
+	*ret = file;
+	return 0;
+}
+
+struct node *tier_file_idle(struct tier_file *file)
+{
+	struct node *node = file->node;
+
+	if (file->nopen || file->move || file->journaling ||
+	    file->write_intent || !cds_list_empty(&file->waiters))
+		return NULL;
+	if (file->src)
+		tier_src_put(file->src);
+	node->file = NULL;
+	free(file);
+	return node;
+}
+
+int tier_file_lock(struct tier *tier, struct node *node, struct tier_file **ret)
+{
+	int err;
+
+	pthread_mutex_lock(&node->lock);
+	err = tier_file_get(tier, node, ret);
+	if (err)
+		pthread_mutex_unlock(&node->lock);
+	return err;
+}
+
+void tier_file_unlock(struct tier_file *file)
+{
+	struct node *node = file->node;
+	struct node *drop = tier_file_idle(file);
+
+	pthread_mutex_unlock(&node->lock);
+	if (drop)
+		node_unref(drop);
+}
+
+/* ---- the EA ----------------------------------------------------------- */
+
+enum spill_state tier_file_state(const struct tier_file *file)
+{
+	const struct spill_ea *ea = &file->ea;
+
+	return ea->flags & TIERFS_EA_F_WRITING ? SPILL_NONE : ea->state;
+}
+
+int tier_stat_node(struct node *node, struct stat *ret)
+{
+	_cleanup_node_fd_ struct node_fd fd = NODE_FD_NONE;
+	int err;
+
+	err = node_fd_get(node, &fd);
+	if (err)
+		return err;
+	return fstatat(fd.fd, "", ret, AT_EMPTY_PATH) < 0 ? -errno : 0;
+}
+
+int tier_ea_set(struct tier_file *file, struct spill_ea *ea, bool hide)
+{
+	struct tier *tier = file->tier;
+	struct node *node = file->node;
+	_cleanup_node_fd_ struct node_fd fd = NODE_FD_NONE;
+	int ret;
+
+	ret = node_fd_get(node, &fd);
+	if (ret)
+		return ret;
+	/*
+	 * Setting an EA changes ctime. What the user last saw goes into the EA
+	 * in the same call, so that no moment shows another one.
+	 */
+	if (hide && !(ea->flags & TIERFS_EA_F_CTIME)) {
+		struct stat st;
+
+		if (fstatat(fd.fd, "", &st, AT_EMPTY_PATH) < 0)
+			return -errno;
+		ea->ctime = timespec_to_ns(st.st_ctim);
+		ea->flags |= TIERFS_EA_F_CTIME;
+	}
+	if (!hide)
+		ea->flags &= ~TIERFS_EA_F_CTIME;
+	ret = front_ea_set(tier->parts.front, fd.fd, ea);
+	if (ret)
+		return ret;
+	if (spill_ea_is_empty(ea))
+		atomic_fetch_and(&node->flags, ~NODE_EA);
+	else
+		atomic_fetch_or(&node->flags, NODE_EA);
+	file->ea = *ea;
+	return 0;
+}
+
+/* ---- waiting ---------------------------------------------------------- */
+
+void tier_park(struct tier_file *file, struct tier_wait *wait)
+{
+	wait->err = 0;
+	cds_list_add_tail(&wait->link, &file->waiters);
+}
+
+void tier_wake(struct tier_file *file, int err)
+{
+	struct tier *tier = file->tier;
+	struct tier_wait *wait;
+
+	if (cds_list_empty(&file->waiters))
+		return;
+	cds_list_for_each_entry (wait, &file->waiters, link)
+		wait->err = err;
+	pthread_mutex_lock(&tier->wake_lock);
+	/* splice adds at the head; the order among files does not matter. */
+	cds_list_splice(&file->waiters, &tier->wake_list);
+	pthread_cond_signal(&tier->wake_cond);
+	pthread_mutex_unlock(&tier->wake_lock);
+	CDS_INIT_LIST_HEAD(&file->waiters);
+}
+
+bool tier_wait_cancel(struct node *node, struct tier_wait *wait)
+{
+	struct tier_file *file;
+	struct tier_wait *pos;
+	struct node *drop = NULL;
+	bool found = false;
+
+	pthread_mutex_lock(&node->lock);
+	file = node->file;
+	if (file) {
+		cds_list_for_each_entry (pos, &file->waiters, link) {
+			if (pos != wait)
+				continue;
+			cds_list_del(&wait->link);
+			found = true;
+			break;
+		}
+		drop = tier_file_idle(file);
+	}
+	pthread_mutex_unlock(&node->lock);
+	if (drop)
+		node_unref(drop);
+	return found;
+}
+
+void tier_unsettled_add(struct tier_file *file)
+{
+	struct tier *tier = file->tier;
+	struct tier_unsettled *entry = malloc(sizeof(*entry));
+
+	/* Without memory the copy stays suspect until the next close. */
+	if (!entry)
+		return;
+	entry->node = node_ref(file->node);
+	pthread_mutex_lock(&tier->stale_lock);
+	cds_list_add(&entry->link, &tier->unsettled);
+	pthread_mutex_unlock(&tier->stale_lock);
+}
+
+static void settle_all(struct tier *tier)
+{
+	struct tier_unsettled *entry, *next;
+	CDS_LIST_HEAD(list);
+
+	pthread_mutex_lock(&tier->stale_lock);
+	cds_list_splice(&tier->unsettled, &list);
+	CDS_INIT_LIST_HEAD(&tier->unsettled);
+	pthread_mutex_unlock(&tier->stale_lock);
+	cds_list_for_each_entry_safe (entry, next, &list, link) {
+		tier_settle(tier, entry->node);
+		node_unref(entry->node);
+		free(entry);
+	}
+}
+
+static void save_counts(struct tier *tier)
+{
+	struct tier_counts counts;
+
+	if (!atomic_exchange(&tier->counts_dirty, false))
+		return;
+	tier_counts(tier, &counts);
+	journal_put(tier->parts.journal, COUNTS_KEY, &counts, sizeof(counts));
+}
+
+static void tick(struct tier *tier)
+{
+	settle_all(tier);
+	tier_stale_kick(tier);
+	save_counts(tier);
+}
+
+static void *waker_main(void *arg)
+{
+	struct tier *tier = arg;
+	int64_t next = monotonic_ns() + TICK_NS;
+
+	pthread_setname_np(pthread_self(), "tier-waker");
+	pthread_mutex_lock(&tier->wake_lock);
+	while (!tier->stopping || !cds_list_empty(&tier->wake_list)) {
+		if (!cds_list_empty(&tier->wake_list)) {
+			struct tier_wait *wait = cds_list_first_entry(
+				&tier->wake_list, struct tier_wait, link);
+
+			cds_list_del(&wait->link);
+			pthread_mutex_unlock(&tier->wake_lock);
+			wait->resume(wait, wait->err);
+			pthread_mutex_lock(&tier->wake_lock);
+		} else if (monotonic_ns() < next) {
+			struct timespec ts = timespec_from_ns(next);
+
+			pthread_cond_timedwait(&tier->wake_cond,
+					       &tier->wake_lock, &ts);
+			continue;
+		}
+		if (monotonic_ns() >= next) {
+			pthread_mutex_unlock(&tier->wake_lock);
+			tick(tier);
+			pthread_mutex_lock(&tier->wake_lock);
+			next = monotonic_ns() + TICK_NS;
+		}
+	}
+	pthread_mutex_unlock(&tier->wake_lock);
+	return NULL;
+}
+
+/* ---- counts ----------------------------------------------------------- */
+
+void tier_count(struct tier *tier, enum spill_state from, enum spill_state to,
+		uint64_t size)
+{
+	if (from == to)
+		return;
+	if (from < SPILL_STATES) {
+		atomic_fetch_sub(&tier->files[from], 1);
+		atomic_fetch_sub(&tier->bytes[from], (int64_t)size);
+	}
+	if (to < SPILL_STATES) {
+		atomic_fetch_add(&tier->files[to], 1);
+		atomic_fetch_add(&tier->bytes[to], (int64_t)size);
+	}
+	atomic_store(&tier->counts_dirty, true);
+}
+
+void tier_count_resize(struct tier *tier, int64_t delta)
+{
+	if (!delta)
+		return;
+	atomic_fetch_add(&tier->bytes[SPILL_NONE], delta);
+	atomic_store(&tier->counts_dirty, true);
+}
+
+void tier_counts(struct tier *tier, struct tier_counts *ret)
+{
+	for (int i = 0; i < SPILL_STATES; i++) {
+		ret->files[i] = atomic_load(&tier->files[i]);
+		ret->bytes[i] = atomic_load(&tier->bytes[i]);
+	}
+}
+
+static int load_counts(struct tier *tier)
+{
+	struct tier_counts counts;
+	int ret;
+
+	ret = journal_get(tier->parts.journal, COUNTS_KEY, &counts,
+			  sizeof(counts));
+	if (ret == -ENOENT)
+		return 0;
+	if (ret < 0)
+		return ret;
+	if (ret != sizeof(counts))
+		return -EBADMSG;
+	for (int i = 0; i < SPILL_STATES; i++) {
+		atomic_store(&tier->files[i], counts.files[i]);
+		atomic_store(&tier->bytes[i], counts.bytes[i]);
+	}
+	return 0;
+}
+
+/* ---- durability ------------------------------------------------------- */
+
+void tier_done_after_sync(struct tier *tier, uint64_t intent)
+{
+	if (!intent)
+		return;
+	pthread_mutex_lock(&tier->stale_lock);
+	if (tier->n_unsynced == tier->cap_unsynced) {
+		size_t cap = tier->cap_unsynced ? 2 * tier->cap_unsynced : 64;
+		uint64_t *grown =
+			reallocarray(tier->unsynced, cap, sizeof(*grown));
+
+		/* Forgotten, the intent is found done by the next recovery. */
+		if (!grown)
+			goto out;
+		tier->unsynced = grown;
+		tier->cap_unsynced = cap;
+	}
+	tier->unsynced[tier->n_unsynced++] = intent;
+out:
+	pthread_mutex_unlock(&tier->stale_lock);
+}
+
+int tier_sync(struct tier *tier)
+{
+	_cleanup_free_ uint64_t *ids = NULL;
+	size_t n;
+
+	pthread_mutex_lock(&tier->stale_lock);
+	ids = steal_ptr(&tier->unsynced);
+	n = tier->n_unsynced;
+	tier->n_unsynced = tier->cap_unsynced = 0;
+	pthread_mutex_unlock(&tier->stale_lock);
+
+	if (syncfs(tier->parts.front->root_fd) < 0) {
+		int err = -errno;
+
+		for (size_t i = 0; i < n; i++)
+			tier_done_after_sync(tier, ids[i]);
+		return err;
+	}
+	if (n)
+		journal_done(tier->parts.journal, ids, n);
+	return 0;
+}
+
+/* ---- life ------------------------------------------------------------- */
+
+int tier_start(const struct tier_parts *parts, struct tier **ret)
+{
+	_cleanup_free_ struct tier *tier = calloc(1, sizeof(*tier));
+	pthread_condattr_t attr;
+	int err;
+
+	if (!tier)
+		return -ENOMEM;
+	tier->parts = *parts;
+	CDS_INIT_LIST_HEAD(&tier->wake_list);
+	CDS_INIT_LIST_HEAD(&tier->stale);
+	CDS_INIT_LIST_HEAD(&tier->unsettled);
+	pthread_mutex_init(&tier->wake_lock, NULL);
+	pthread_mutex_init(&tier->stale_lock, NULL);
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&tier->wake_cond, &attr);
+	pthread_condattr_destroy(&attr);
+	err = load_counts(tier);
+	if (err)
+		return err;
+	err = pthread_create(&tier->waker, NULL, waker_main, tier);
+	if (err)
+		return -err;
+	*ret = steal_ptr(&tier);
+	return 0;
+}
+
+void tier_stop(struct tier *tier)
+{
+	pthread_mutex_lock(&tier->wake_lock);
+	tier->stopping = true;
+	pthread_cond_signal(&tier->wake_cond);
+	pthread_mutex_unlock(&tier->wake_lock);
+	pthread_join(tier->waker, NULL);
+	settle_all(tier);
+	tier_sync(tier);
+	save_counts(tier);
+	tier_stale_free(tier);
+	free(tier->unsynced);
+	pthread_mutex_destroy(&tier->wake_lock);
+	pthread_mutex_destroy(&tier->stale_lock);
+	pthread_cond_destroy(&tier->wake_cond);
+	free(tier);
+}

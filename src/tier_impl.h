@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef TIERFS_TIER_IMPL_H
+#define TIERFS_TIER_IMPL_H
+
+/* What the tier's files share. Nobody else includes this. */
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "state.h"
+#include "tier.h"
+
+/* Files up to this size are migrated in batches that share their syncs. */
+#define TIER_SMALL	 (1u << 20)
+#define TIER_BATCH_FILES 512
+#define TIER_BATCH_BYTES (64u << 20)
+
+/* What is to be deleted on a target once the front is synced. */
+struct tier_stale {
+	struct cds_list_head link;
+	uint8_t target;
+	bool object; /* target and oid are valid */
+	uint64_t oid;
+	uint64_t intent; /* the journal's, done with it; 0: none */
+	uint64_t orphan; /* .tierfs/orphans/ORPHAN goes too; 0: none */
+	uint64_t holder; /* .tierfs/inodes/HOLDER goes too; 0: none */
+};
+
+struct tier {
+	struct tier_parts parts;
+
+	/* Counters by state; dirty: to be put into the journal. */
+	_Atomic(int64_t) files[SPILL_STATES];
+	_Atomic(int64_t) bytes[SPILL_STATES];
+	_Atomic(bool) counts_dirty;
+
+	/* The waker's queue and clock, under wake_lock (a leaf). */
+	pthread_t waker;
+	pthread_mutex_t wake_lock;
+	pthread_cond_t wake_cond;
+	struct cds_list_head wake_list; /* of tier_wait */
+	bool stopping;
+
+	/* A leaf. */
+	pthread_mutex_t stale_lock;
+	struct cds_list_head stale;	/* of tier_stale */
+	bool stale_queued;		/* a job is going to take them */
+	struct cds_list_head unsettled; /* of tier_unsettled */
+	/* Intents whose steps become durable with the next sync. */
+	uint64_t *unsynced;
+	size_t n_unsynced, cap_unsynced;
+};
+
+/* A file whose suspect copy is to be looked at again. */
+struct tier_unsettled {
+	struct cds_list_head link;
+	struct node *node; /* a reference */
+};
+
+/* One move of one file, from the moment it may no longer be refused. */
+struct tier_move {
+	enum tier_op op;
+	struct tier_file *file;
+	struct tier_request *req; /* NULL: restore begun by an access */
+	struct mover_job *job;
+	bool solo; /* the job's only file: cancelling it cancels the copy */
+	int fd;	   /* on the front, holds the lease; -1 */
+	/* Under node->lock. */
+	bool cancelled;
+	bool committed; /* the EA says it; nothing is to be undone */
+	/* The worker's. */
+	int err;
+	uint64_t oid;
+	uint8_t target;
+	uint64_t intent;
+	struct stat st;	    /* when it began */
+	struct spill_ea ea; /* before */
+	struct spill_sum sum;
+};
+
+/*
+ * A file that is open, moved, waited for, or whose copy is suspect. Made on
+ * demand; all of it is under node->lock unless said otherwise. Holds a
+ * reference to its node.
+ */
+struct tier_file {
+	struct tier *tier;
+	struct node *node;
+	struct spill_ea ea; /* as on the inode, written through */
+
+	unsigned int nopen;   /* uses, for writing or not */
+	unsigned int nwrite;  /* uses for writing */
+	struct tier_src *src; /* a reference, while nopen > 0 and needed */
+	struct tier_handles handles;
+
+	struct tier_move *move;	      /* the one that runs or waits */
+	struct cds_list_head waiters; /* of tier_wait */
+
+	/* The copy is suspect (TIERFS_EA_F_WRITING): the journal's intent, and
+	 * what the file was like when it was last known to be the copy. */
+	uint64_t write_intent;
+	bool journaling; /* the intent is on its way */
+	int64_t base_mtime, base_ctime;
+
+	int64_t base_size; /* of a resident file when writing began */
+	/* While it is filled in place its times are not those to show. */
+	bool filling;
+	struct timespec fill_atime, fill_mtime;
+};
+
+/* A source of data: the front's file, or an object. Refcounted, so that a
+ * request outlives a swap or the last close. */
+struct tier_src {
+	struct tier *tier;
+	_Atomic(uint32_t) refs;
+	/* Resident: under node->lock. */
+	int fd_read, fd_write;
+	/* In place. */
+	bool remote;
+	struct target *target;
+	uint64_t oid;
+	pthread_mutex_t lock; /* a leaf: what follows */
+	struct target_object *object;
+	bool opening;
+	struct cds_list_head reads; /* wait for the object */
+	struct target_io io;
+};
+
+/* -- tier.c: files, waiting, counts ------------------------------------- */
+
+/* The node's file, made and its EA read if need be. node->lock held. -ENOMEM,
+ * or -EIO when the EA cannot be understood. */
+int tier_file_get(struct tier *tier, struct node *node, struct tier_file **ret);
+/* Frees the file if nothing needs it. node->lock held. Returns the node when a
+ * reference to it is to be dropped after unlocking, else NULL. */
+struct node *tier_file_idle(struct tier_file *file);
+/* node->lock taken, and the file; unlocking drops what is idle. */
+int tier_file_lock(struct tier *tier, struct node *node,
+		   struct tier_file **ret);
+void tier_file_unlock(struct tier_file *file);
+
+/* Parks wait on the file; wakes all with err. node->lock held. */
+void tier_park(struct tier_file *file, struct tier_wait *wait);
+void tier_wake(struct tier_file *file, int err);
+
+/* The front's own attributes. */
+int tier_stat_node(struct node *node, struct stat *ret);
+/* Writes ea to the inode (hiding the change of ctime if hide) and keeps it.
+ * node->lock held. -errno: nothing changed. */
+int tier_ea_set(struct tier_file *file, struct spill_ea *ea, bool hide);
+/* The file's state as users see it: suspect and stale ones are none. */
+enum spill_state tier_file_state(const struct tier_file *file);
+/* A file is counted in another state, or gone (SPILL_STATES). */
+void tier_count(struct tier *tier, enum spill_state from, enum spill_state to,
+		uint64_t size);
+void tier_count_resize(struct tier *tier, int64_t delta);
+
+/* To be settled at the next tick. node->lock held. */
+void tier_unsettled_add(struct tier_file *file);
+
+/* Syncs the front's file system; intents done before are dropped after. */
+int tier_sync(struct tier *tier);
+/* The intent's step is done, to be dropped after the next sync. */
+void tier_done_after_sync(struct tier *tier, uint64_t intent);
+
+/* -- tier_read.c -------------------------------------------------------- */
+
+struct tier_src *tier_src_local(struct tier *tier);
+struct tier_src *tier_src_remote(struct tier *tier, const struct spill_copy *c);
+void tier_src_put(struct tier_src *src);
+/* The file's source, made if need be, not referenced. node->lock held. */
+int tier_file_src(struct tier_file *file, struct tier_src **ret);
+
+/* -- tier_open.c -------------------------------------------------------- */
+
+/* Stops a move that a write or a new name makes pointless. node->lock held. */
+void tier_move_cancel(struct tier_file *file);
+/* The copies of a resident file are stale: EA none, objects to be deleted.
+ * node->lock held. */
+int tier_drop_copies(struct tier_file *file, bool touch);
+/* Decides what became of a suspect copy, if it can be told. On the waker. */
+void tier_settle(struct tier *tier, struct node *node);
+
+/* -- tier_ns.c ---------------------------------------------------------- */
+
+/* The last use of an unlinked file ended. node->lock held. */
+void tier_orphan_closed(struct tier_file *file);
+
+/* -- tier_move.c: jobs -------------------------------------------------- */
+
+/* Begins to bring the file back (node->lock held); waiters are woken at the
+ * end. -ENOMEM, -ESHUTDOWN. */
+int tier_recall(struct tier_file *file, enum mover_prio prio);
+/* The move of a file, set as its file->move. node->lock held. */
+struct tier_move *tier_move_new(struct tier_file *file, enum tier_op op,
+				struct tier_request *req);
+/* Ends the move: waiters woken, file->move cleared, freed. */
+void tier_move_end(struct tier_move *move, int wake_err);
+__attribute__((format(printf, 3, 4))) void tier_answer(struct tier_request *req,
+						       enum tier_result result,
+						       const char *reason, ...);
+/* Opens the file and takes a lease of type (F_RDLCK, F_WRLCK) on it: a
+ * descriptor, -EBUSY when others have it open or mapped, -errno. */
+int tier_lease(struct node *node, int type);
+bool tier_lease_held(int fd, int type);
+/* Itself (flags of its EA) or below a pinned directory. No lock held. */
+bool tier_pinned(struct tier *tier, struct node *node, uint8_t flags);
+
+/* Each ends all of its moves, and answers their requests. */
+void tier_migrate_run(struct mover_job *job, struct tier_move **moves, size_t n,
+		      bool release_after);
+void tier_release_run(struct mover_job *job, struct tier_move **moves,
+		      size_t n);
+void tier_restore_run(struct mover_job *job, struct tier_move *move);
+
+/* -- tier_delete.c ------------------------------------------------------ */
+
+/* Takes over what was given: deleted when the front is synced and the target
+ * there. Any lock may be held. */
+void tier_stale_add(struct tier *tier, const struct tier_stale *stale);
+/* The objects (and holder) of an EA, with the last name gone: orphan. */
+void tier_stale_file(struct tier *tier, const struct spill_ea *ea,
+		     uint64_t intent, uint64_t orphan);
+/* Starts a job for what is waiting, if it is time. */
+void tier_stale_kick(struct tier *tier);
+/* Reads .tierfs/orphans after a crash. */
+int tier_stale_recover(struct tier *tier);
+void tier_stale_free(struct tier *tier);
+
+#endif
