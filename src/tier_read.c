@@ -1,0 +1,317 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Where the data of a file in use comes from.
+ *
+ * A struct tier_src is one source: the front's file (descriptors opened when
+ * first needed) or an object (opened on the target's ring when first read, for
+ * opening a file can wake a disk). The file refers to its current source, each
+ * request under way to the one it began with. A restore replaces the file's
+ * source; requests on the old one finish there, which is as good: a source's
+ * contents never change while it is remote, and object and restored file are
+ * the same bytes.
+ *
+ * Reads that come while the object is being opened queue on the source and are
+ * submitted by the completion of the open.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "cleanup.h"
+#include "tier_impl.h"
+#include "util.h"
+
+struct tier_src *tier_src_local(struct tier *tier)
+{
+	struct tier_src *src = calloc(1, sizeof(*src));
+
+	if (!src)
+		return NULL;
+	src->tier = tier;
+	atomic_store(&src->refs, 1);
+	src->fd_read = src->fd_write = -1;
+	CDS_INIT_LIST_HEAD(&src->reads);
+	pthread_mutex_init(&src->lock, NULL);
+	return src;
+}
+
+struct tier_src *tier_src_remote(struct tier *tier, const struct spill_copy *c)
+{
+	struct tier_src *src = tier_src_local(tier);
+
+	if (!src)
+		return NULL;
+	src->remote = true;
+	src->target = tier_target(tier, c->target);
+	src->oid = c->oid;
+	return src;
+}
+
+static void src_get(struct tier_src *src)
+{
+	atomic_fetch_add(&src->refs, 1);
+}
+
+void tier_src_put(struct tier_src *src)
+{
+	if (atomic_fetch_sub(&src->refs, 1) != 1)
+		return;
+	if (src->fd_read >= 0)
+		close(src->fd_read);
+	if (src->fd_write >= 0)
+		close(src->fd_write);
+	if (src->object)
+		target_object_close_async(src->object);
+	pthread_mutex_destroy(&src->lock);
+	free(src);
+}
+
+int tier_file_src(struct tier_file *file, struct tier_src **ret)
+{
+	if (!file->src) {
+		if (file->ea.state == SPILL_RELEASED)
+			file->src = tier_src_remote(file->tier,
+						    &file->ea.copies[0]);
+		else
+			file->src = tier_src_local(file->tier);
+		if (!file->src)
+			return -ENOMEM;
+	}
+	*ret = file->src;
+	return 0;
+}
+
+static int src_fd(struct tier_src *src, struct node *node, bool write)
+{
+	int fd;
+
+	if (src->fd_write >= 0)
+		return src->fd_write;
+	if (!write && src->fd_read >= 0)
+		return src->fd_read;
+	fd = node_open(node, write ? O_RDWR : O_RDONLY);
+	if (fd < 0)
+		return fd;
+	/* The other one stays: requests under way may have borrowed it. */
+	if (write)
+		src->fd_write = fd;
+	else
+		src->fd_read = fd;
+	return fd;
+}
+
+int tier_data_get(struct tier *tier, struct node *node, bool write,
+		  struct tier_data *ret)
+{
+	struct tier_src *src;
+	int fd = -EREMOTE, err;
+
+	pthread_mutex_lock(&node->lock);
+	err = tier_file_src(node->file, &src);
+	if (!err && !src->remote)
+		fd = src_fd(src, node, write);
+	if (!err && fd >= 0) {
+		src_get(src);
+		ret->src = src;
+		ret->fd = fd;
+	}
+	pthread_mutex_unlock(&node->lock);
+	if (err)
+		return err;
+	return fd < 0 ? fd : 0;
+}
+
+void tier_data_put(struct tier_data *data)
+{
+	tier_src_put(data->src);
+}
+
+/* ---- reading in place ------------------------------------------------- */
+
+static void read_finish(struct tier_read *read, int64_t res)
+{
+	struct tier_src *src = read->src;
+
+	tier_src_put(src);
+	read->done(read, res);
+}
+
+static void read_done(struct target_io *io, int64_t res)
+{
+	struct tier_read *read = container_of(io, struct tier_read, io);
+
+	if (res < 0 && res != -ECANCELED)
+		target_failed(read->src->target, "read", (int)res);
+	read_finish(read, res < 0 ? -EIO : res);
+}
+
+static void read_submit(struct tier_read *read)
+{
+	read->io.done = read_done;
+	target_read_async(read->src->object, read->buf, read->len, read->off,
+			  false, &read->io);
+}
+
+static void open_done(struct target_io *io, int64_t res)
+{
+	struct tier_src *src = container_of(io, struct tier_src, io);
+	struct tier_read *read, *next;
+	CDS_LIST_HEAD(list);
+
+	if (res < 0)
+		target_failed(src->target, "open", (int)res);
+	pthread_mutex_lock(&src->lock);
+	src->opening = false;
+	cds_list_splice(&src->reads, &list);
+	CDS_INIT_LIST_HEAD(&src->reads);
+	pthread_mutex_unlock(&src->lock);
+	/* A failure is not kept: the next read opens again. */
+	cds_list_for_each_entry_safe (read, next, &list, link) {
+		if (res < 0)
+			read_finish(read, -EIO);
+		else
+			read_submit(read);
+	}
+	tier_src_put(src);
+}
+
+static void read_remote(struct tier_read *read)
+{
+	struct tier_src *src = read->src;
+	bool open = false, submit = false;
+
+	if (!src->target || !target_online(src->target, NULL, 0)) {
+		read_finish(read, -EIO);
+		return;
+	}
+	pthread_mutex_lock(&src->lock);
+	if (src->opening || !src->object) {
+		open = !src->opening;
+		src->opening = true;
+		cds_list_add_tail(&read->link, &src->reads);
+	} else {
+		submit = true;
+	}
+	pthread_mutex_unlock(&src->lock);
+	if (submit) {
+		read_submit(read);
+	} else if (open) {
+		src_get(src);
+		src->io.done = open_done;
+		target_open_async(src->target, src->oid, &src->object,
+				  &src->io);
+	}
+}
+
+void tier_read(struct tier *tier, struct node *node, struct tier_read *read)
+{
+	struct tier_src *src;
+	ssize_t n;
+	int fd = -1, err;
+
+	pthread_mutex_lock(&node->lock);
+	err = tier_file_src(node->file, &src);
+	if (!err && !src->remote) {
+		fd = src_fd(src, node, false);
+		err = fd < 0 ? fd : 0;
+	}
+	if (!err) {
+		src_get(src);
+		read->src = src;
+	}
+	pthread_mutex_unlock(&node->lock);
+	if (err) {
+		read->done(read, err);
+	} else if (src->remote) {
+		read_remote(read);
+	} else {
+		/* Restored since the caller looked. */
+		n = pread(fd, read->buf, read->len, (off_t)read->off);
+		read_finish(read, n < 0 ? -errno : n);
+	}
+}
+
+/* ---- seeking ---------------------------------------------------------- */
+
+struct seek_job {
+	struct mover_job job;
+	struct tier *tier;
+	struct spill_copy copy;
+	uint64_t size;
+	struct tier_seek *seek;
+};
+
+static void seek_run(struct mover_job *job)
+{
+	struct seek_job *sj = container_of(job, struct seek_job, job);
+	struct target *target = tier_target(sj->tier, sj->copy.target);
+	struct target_object *object;
+	int64_t res = -EINTR;
+
+	if (!atomic_load(&job->ctl.cancelled)) {
+		res = target ? target_object_open(target, sj->copy.oid, &object)
+			     : -EIO;
+		if (!res) {
+			res = target_object_seek(object, sj->seek->off,
+						 sj->seek->whence);
+			target_object_close(object);
+		}
+	}
+	sj->seek->done(sj->seek, res);
+}
+
+static void seek_free(struct mover_job *job)
+{
+	free(job->path);
+	free(container_of(job, struct seek_job, job));
+}
+
+static int seek_queue(struct tier *tier, const struct spill_ea *ea,
+		      struct tier_seek *seek)
+{
+	struct seek_job *sj = calloc(1, sizeof(*sj));
+	int ret;
+
+	if (!sj)
+		return -ENOMEM;
+	sj->tier = tier;
+	sj->copy = ea->copies[0];
+	sj->size = ea->size;
+	sj->seek = seek;
+	sj->job.op = "seek";
+	sj->job.prio = MOVER_RECALL;
+	sj->job.order = ea->copies[0].oid;
+	sj->job.run = seek_run;
+	sj->job.free = seek_free;
+	ret = mover_submit(tier->parts.mover, &sj->job, NULL);
+	if (ret)
+		free(sj);
+	return ret;
+}
+
+void tier_seek(struct tier *tier, struct node *node, struct tier_seek *seek)
+{
+	struct tier_file *file;
+	struct spill_ea ea;
+	int64_t res;
+
+	res = tier_file_lock(tier, node, &file);
+	if (!res) {
+		ea = file->ea;
+		tier_file_unlock(file);
+		if (ea.state != SPILL_RELEASED)
+			res = -EAGAIN;
+		else if (seek->off >= ea.size)
+			res = -ENXIO;
+		else if (ea.blocks * 512 >= ea.size)
+			/* No room for a hole: the disk need not be asked. */
+			res = seek->whence == SEEK_DATA ? (int64_t)seek->off
+							: (int64_t)ea.size;
+		else
+			res = seek_queue(tier, &ea, seek);
+		if (!res && ea.blocks * 512 < ea.size)
+			return;
+	}
+	seek->done(seek, res);
+}
