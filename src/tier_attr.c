@@ -1,0 +1,288 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What a file's attributes seem to be.
+ *
+ * A tiered file shows what it showed before: the size and blocks of its
+ * contents, the inode number and ctime it had. All of that is in the EA, so
+ * that no object is asked. stat and EA are read under node->lock, because a
+ * release changes both, one after the other.
+ *
+ * A file without an EA costs nothing: its flag is looked at after its stat was
+ * taken, and a file cannot lose its data without getting the flag first.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "cleanup.h"
+#include "tier_impl.h"
+#include "util.h"
+
+static void show(const struct tier_file *file, struct stat *st)
+{
+	const struct spill_ea *ea = &file->ea;
+	bool writing = ea->flags & TIERFS_EA_F_WRITING;
+
+	if (ea->flags & TIERFS_EA_F_INO)
+		st->st_ino = ea->ino;
+	if (ea->state == SPILL_RELEASED || ea->state == SPILL_DIRTY)
+		st->st_size = (off_t)ea->size;
+	if (ea->state >= SPILL_MIGRATED && !writing)
+		st->st_blocks = (blkcnt_t)ea->blocks;
+	if (ea->flags & TIERFS_EA_F_CTIME &&
+	    (!writing || timespec_to_ns(st->st_ctim) == file->base_ctime))
+		st->st_ctim = timespec_from_ns(ea->ctime);
+	if (file->filling) {
+		st->st_mtim = file->fill_mtime;
+		st->st_atim = file->fill_atime;
+	}
+}
+
+/* Writers are gone: can a mapping still write? */
+static bool still_volatile(struct node *node)
+{
+	_cleanup_close_ int fd = -1;
+
+	if (node->file && node->file->nwrite)
+		return true;
+	fd = tier_lease(node, F_RDLCK);
+	if (fd < 0)
+		return true;
+	atomic_fetch_and(&node->flags, ~NODE_VOLATILE);
+	return false;
+}
+
+static int getattr_locked(struct tier *tier, struct node *node,
+			  struct stat *ret, bool *ret_volatile)
+{
+	_cleanup_node_fd_ struct node_fd fd = NODE_FD_NONE;
+	struct tier_file *file;
+	struct stat st;
+	int err;
+
+	/* Before the stat: afterwards nothing may write without a new open. */
+	*ret_volatile = atomic_load(&node->flags) & NODE_VOLATILE &&
+			still_volatile(node);
+	err = tier_file_get(tier, node, &file);
+	if (err)
+		return err;
+	err = node_fd_get(node, &fd);
+	if (err)
+		return err;
+	if (fstatat(fd.fd, "", &st, AT_EMPTY_PATH) < 0)
+		return -errno;
+	show(file, &st);
+	/* Its last name is in .tierfs/orphans. */
+	if (atomic_load(&node->flags) & NODE_UNLINKED && st.st_nlink > 0)
+		st.st_nlink--;
+	*ret = st;
+	return 0;
+}
+
+static int getattr_special(struct tier *tier, struct node *node,
+			   struct stat *ret, bool *ret_volatile)
+{
+	struct node *drop = NULL;
+	int err;
+
+	pthread_mutex_lock(&node->lock);
+	err = getattr_locked(tier, node, ret, ret_volatile);
+	if (node->file)
+		drop = tier_file_idle(node->file);
+	pthread_mutex_unlock(&node->lock);
+	if (drop)
+		node_unref(drop);
+	return err;
+}
+
+static bool is_special(struct node *node)
+{
+	return S_ISREG(node->type) &&
+	       atomic_load(&node->flags) &
+		       (NODE_EA | NODE_VOLATILE | NODE_UNLINKED);
+}
+
+int tier_getattr(struct tier *tier, struct node *node, struct stat *ret,
+		 bool *ret_volatile)
+{
+	bool dummy;
+
+	if (!ret_volatile)
+		ret_volatile = &dummy;
+	if (!is_special(node)) {
+		_cleanup_node_fd_ struct node_fd fd = NODE_FD_NONE;
+		struct stat st;
+		int err;
+
+		err = node_fd_get(node, &fd);
+		if (err)
+			return err;
+		if (fstatat(fd.fd, "", &st, AT_EMPTY_PATH) < 0)
+			return -errno;
+		if (!is_special(node)) {
+			*ret_volatile = false;
+			*ret = st;
+			return 0;
+		}
+	}
+	return getattr_special(tier, node, ret, ret_volatile);
+}
+
+int tier_adjust(struct tier *tier, struct node *node, struct stat *st,
+		bool *ret_volatile)
+{
+	bool dummy;
+
+	if (!ret_volatile)
+		ret_volatile = &dummy;
+	if (is_special(node))
+		return getattr_special(tier, node, st, ret_volatile);
+	*ret_volatile = false;
+	return 0;
+}
+
+void tier_meta_begin(struct tier *tier, struct node *node)
+{
+	struct tier_file *file;
+	struct spill_ea ea;
+
+	if (!S_ISREG(node->type))
+		return;
+	pthread_mutex_lock(&node->lock);
+	if (!(atomic_load(&node->flags) & NODE_EA) ||
+	    tier_file_get(tier, node, &file))
+		return;
+	if (file->ea.flags & TIERFS_EA_F_WRITING)
+		file->base_mtime = -1; /* counts as changed, tier_open.c */
+	if (file->ea.flags & TIERFS_EA_F_CTIME) {
+		ea = file->ea;
+		tier_ea_set(file, &ea, false);
+	}
+}
+
+void tier_meta_end(struct tier *tier, struct node *node)
+{
+	struct node *drop = NULL;
+
+	if (!S_ISREG(node->type))
+		return;
+	if (node->file)
+		drop = tier_file_idle(node->file);
+	pthread_mutex_unlock(&node->lock);
+	if (drop)
+		node_unref(drop);
+}
+
+/* ---- what can be asked ------------------------------------------------ */
+
+int tier_state(struct tier *tier, struct node *node, enum spill_state *ret)
+{
+	struct tier_file *file;
+	int err;
+
+	if (!(atomic_load(&node->flags) & NODE_EA)) {
+		*ret = SPILL_NONE;
+		return 0;
+	}
+	err = tier_file_lock(tier, node, &file);
+	if (err)
+		return err;
+	*ret = tier_file_state(file);
+	tier_file_unlock(file);
+	return 0;
+}
+
+/* Whether a directory above is pinned. */
+static bool pinned_above(struct tier *tier, struct node *node)
+{
+	struct node *dir;
+	bool pinned = false;
+
+	pthread_mutex_lock(&node->lock);
+	dir = node->parent ? node_ref(node->parent) : NULL;
+	pthread_mutex_unlock(&node->lock);
+	while (dir && !pinned) {
+		struct node *up;
+
+		if (atomic_load(&dir->flags) & NODE_EA) {
+			_cleanup_node_fd_ struct node_fd fd = NODE_FD_NONE;
+			struct spill_ea ea;
+
+			if (!node_fd_get(dir, &fd) &&
+			    !front_ea_get(tier->parts.front, fd.fd, &ea))
+				pinned = ea.flags & TIERFS_EA_F_PINNED;
+		}
+		pthread_mutex_lock(&dir->lock);
+		up = dir->parent ? node_ref(dir->parent) : NULL;
+		pthread_mutex_unlock(&dir->lock);
+		node_unref(dir);
+		dir = up;
+	}
+	if (dir)
+		node_unref(dir);
+	return pinned;
+}
+
+bool tier_pinned(struct tier *tier, struct node *node, uint8_t flags)
+{
+	return flags & TIERFS_EA_F_PINNED || pinned_above(tier, node);
+}
+
+int tier_pin(struct tier *tier, struct node *node, bool pin)
+{
+	struct tier_file *file;
+	struct spill_ea ea;
+	int ret;
+
+	ret = tier_file_lock(tier, node, &file);
+	if (ret)
+		return ret;
+	ea = file->ea;
+	if (pin)
+		ea.flags |= TIERFS_EA_F_PINNED;
+	else
+		ea.flags &= ~TIERFS_EA_F_PINNED;
+	/* Directories have no ctime of their own to keep in the EA. */
+	if (ea.flags != file->ea.flags)
+		ret = tier_ea_set(file, &ea, S_ISREG(node->type));
+	tier_file_unlock(file);
+	return ret;
+}
+
+int tier_file_status(struct tier *tier, struct node *node,
+		     struct tier_file_status *ret)
+{
+	_cleanup_node_fd_ struct node_fd fd = NODE_FD_NONE;
+	struct tier_file_status status = {0};
+	struct tier_file *file;
+	uint8_t flags = 0;
+	struct stat st;
+	int err;
+
+	err = tier_file_lock(tier, node, &file);
+	if (err)
+		return err;
+	err = node_fd_get(node, &fd);
+	if (!err && fstatat(fd.fd, "", &st, AT_EMPTY_PATH) < 0)
+		err = -errno;
+	if (!err) {
+		flags = file->ea.flags;
+		status.front_bytes = (uint64_t)st.st_blocks * 512;
+		status.open = file->handles.count;
+		status.state = tier_file_state(file);
+		if (status.state != SPILL_NONE) {
+			status.ncopies = file->ea.ncopies;
+			for (unsigned int i = 0; i < file->ea.ncopies; i++)
+				status.copies[i] = file->ea.copies[i];
+		}
+		show(file, &st);
+		status.size = (uint64_t)st.st_size;
+	}
+	tier_file_unlock(file);
+	if (err)
+		return err;
+	status.pinned = tier_pinned(tier, node, flags);
+	*ret = status;
+	return 0;
+}
