@@ -1,0 +1,338 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The namespace: names go without losing or leaking what they named.
+ *
+ * When the last name of a file with objects is removed, the objects are to be
+ * deleted: not before the removal is durable, and surely at last, whatever
+ * crashes. Committing an intent first would make every unlink wait for a
+ * commit. Instead the name is not removed but moved, to .tierfs/orphans/INO: one
+ * atomic step of the front's own journal, at the price of a rename. What lies
+ * there is the list of what is to be deleted; a crash leaves either the name or
+ * an entry of the list. tier_delete.c works it off.
+ *
+ * A rename over such a file must stay atomic for others, so the victim gets its
+ * second name in orphans first. A crash between leaves an entry whose file has
+ * two names: recovery removes the entry, nothing else happened.
+ *
+ * While open, an orphan is as good as any unlinked file: it shows one link less,
+ * cannot be linked again, and its objects live until the last close.
+ *
+ * Directory locks are the nodes' own. The kernel serialises operations on names
+ * of one directory already; the locks exclude the swap of a restore, which the
+ * kernel does not see.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "cleanup.h"
+#include "tier_impl.h"
+#include "util.h"
+
+#define ORPHAN_LEN 24
+
+static const char *orphan_name(uint64_t ino, char buf[ORPHAN_LEN])
+{
+	snprintf(buf, ORPHAN_LEN, "%" PRIu64, ino);
+	return buf;
+}
+
+/* The node of a name, made if need be: only files with an EA need one. */
+static int name_node(struct tier *tier, struct node *parent, int dirfd,
+		     const char *name, struct node **ret)
+{
+	struct front *front = tier->parts.front;
+	struct front_handle handle;
+	struct spill_ea ea;
+	int err;
+
+	err = front_handle_at(front, dirfd, name, &handle);
+	if (err)
+		return err;
+	*ret = node_find(tier->parts.nodes, &handle);
+	if (*ret)
+		return 0;
+	if (front_ea_get_at(front, dirfd, name, &ea) == -ENODATA)
+		return 0;
+	return node_lookup(parent, name, NULL, ret);
+}
+
+/* Does the end of this file's last name leave something to delete? */
+static bool leaves_something(struct tier *tier, struct node *node,
+			     struct tier_file **ret)
+{
+	if (!(atomic_load(&node->flags) & NODE_EA))
+		return false;
+	if (tier_file_get(tier, node, ret))
+		return false; /* unknown EA: nothing of it may be touched */
+	return (*ret)->ea.ncopies > 0 || (*ret)->ea.flags & TIERFS_EA_F_INO ||
+	       (*ret)->write_intent;
+}
+
+static void queue_orphan(struct tier_file *file)
+{
+	struct stat st;
+	_cleanup_node_fd_ struct node_fd fd = NODE_FD_NONE;
+
+	if (node_fd_get(file->node, &fd) ||
+	    fstatat(fd.fd, "", &st, AT_EMPTY_PATH) < 0)
+		return; /* found in orphans at the next mount */
+	tier_stale_file(file->tier, &file->ea, file->write_intent, st.st_ino);
+	file->write_intent = 0;
+	/* Nothing is to be deleted twice. */
+	file->ea.ncopies = 0;
+}
+
+void tier_orphan_closed(struct tier_file *file)
+{
+	if (!file->journaling && !file->move)
+		queue_orphan(file);
+}
+
+/* The last name is gone. node->lock held. */
+static void last_name_gone(struct tier *tier, struct node *node,
+			   struct tier_file *file, const struct stat *st,
+			   bool orphan)
+{
+	if (node->file) {
+		enum spill_state state = tier_file_state(node->file);
+
+		tier_count(tier, state == SPILL_MIGRATING ? SPILL_NONE : state,
+			   SPILL_STATES,
+			   state == SPILL_RELEASED ? node->file->ea.size
+						   : (uint64_t)st->st_size);
+		tier_move_cancel(node->file);
+	} else {
+		tier_count(tier, SPILL_NONE, SPILL_STATES,
+			   (uint64_t)st->st_size);
+	}
+	node_unlinked(node);
+	if (orphan && file->nopen == 0)
+		tier_orphan_closed(file);
+}
+
+static int unlink_node(struct tier *tier, int dirfd, const char *name,
+		       struct node *parent, struct node *node)
+{
+	struct tier_file *file = NULL;
+	char orphan[ORPHAN_LEN];
+	struct stat st;
+	bool last, leaves;
+
+	if (fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+		return -errno;
+	last = st.st_nlink == 1;
+	leaves = last && leaves_something(tier, node, &file);
+	if (leaves) {
+		if (renameat(dirfd, name, tier->parts.front->orphans_fd,
+			     orphan_name(st.st_ino, orphan)) < 0)
+			return -errno;
+	} else if (unlinkat(dirfd, name, 0) < 0) {
+		return -errno;
+	}
+	if (last)
+		last_name_gone(tier, node, file, &st, leaves);
+	else if (node->parent == parent)
+		node_renamed(node, NULL, NULL);
+	return 0;
+}
+
+static void unlock_node(struct node *node)
+{
+	struct node *drop = NULL;
+
+	if (node->file)
+		drop = tier_file_idle(node->file);
+	pthread_mutex_unlock(&node->lock);
+	if (drop)
+		node_unref(drop);
+}
+
+int tier_unlink(struct tier *tier, struct node *parent, const char *name)
+{
+	_cleanup_node_fd_ struct node_fd dir = NODE_FD_NONE;
+	_cleanup_(node_unrefp) struct node *node = NULL;
+	int ret;
+
+	ret = node_fd_get(parent, &dir);
+	if (ret)
+		return ret;
+	node_dir_lock(parent);
+	ret = name_node(tier, parent, dir.fd, name, &node);
+	if (!ret && node && S_ISREG(node->type)) {
+		pthread_mutex_lock(&node->lock);
+		ret = unlink_node(tier, dir.fd, name, parent, node);
+		unlock_node(node);
+	} else if (!ret) {
+		struct stat st;
+
+		if (fstatat(dir.fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
+		    unlinkat(dir.fd, name, 0) < 0)
+			ret = -errno;
+		else if (S_ISREG(st.st_mode) && st.st_nlink == 1)
+			tier_count(tier, SPILL_NONE, SPILL_STATES,
+				   (uint64_t)st.st_size);
+	}
+	node_dir_unlock(parent);
+	return ret;
+}
+
+/* ---- rename ------------------------------------------------------------ */
+
+struct rename {
+	struct tier *tier;
+	struct node *parent, *newparent;
+	int fd, newfd;
+	const char *name, *newname;
+	unsigned int flags;
+	struct node *node, *victim; /* references; NULL: no need */
+};
+
+/* Renames over a regular file. victim->lock held. */
+static int rename_over(struct rename *r)
+{
+	struct tier_file *file = NULL;
+	char orphan[ORPHAN_LEN];
+	int orphans = r->tier->parts.front->orphans_fd;
+	struct stat st;
+	bool last, leaves;
+
+	if (fstatat(r->newfd, r->newname, &st, AT_SYMLINK_NOFOLLOW) < 0)
+		return -errno;
+	last = st.st_nlink == 1;
+	leaves = last && leaves_something(r->tier, r->victim, &file);
+	orphan_name(st.st_ino, orphan);
+	if (leaves && linkat(r->newfd, r->newname, orphans, orphan, 0) < 0)
+		return -errno;
+	if (renameat2(r->fd, r->name, r->newfd, r->newname, r->flags) < 0) {
+		int err = -errno;
+
+		if (leaves)
+			unlinkat(orphans, orphan, 0);
+		return err;
+	}
+	if (last)
+		last_name_gone(r->tier, r->victim, file, &st, leaves);
+	else if (r->victim->parent == r->newparent)
+		node_renamed(r->victim, NULL, NULL);
+	return 0;
+}
+
+static int rename_locked(struct rename *r)
+{
+	struct node *victim = r->victim;
+	int ret = 0;
+
+	if (victim && victim != r->node && S_ISREG(victim->type) &&
+	    !(r->flags & RENAME_EXCHANGE)) {
+		pthread_mutex_lock(&victim->lock);
+		ret = rename_over(r);
+		unlock_node(victim);
+		return ret;
+	}
+	if (renameat2(r->fd, r->name, r->newfd, r->newname, r->flags) < 0)
+		ret = -errno;
+	return ret;
+}
+
+static void tell_one(struct node *node, bool dirs, struct node *parent,
+		     const char *name)
+{
+	if (!node || S_ISDIR(node->type) != dirs)
+		return;
+	pthread_mutex_lock(&node->lock);
+	node_renamed(node, parent, name);
+	pthread_mutex_unlock(&node->lock);
+}
+
+static void tell(struct rename *r, bool dirs)
+{
+	if (r->node == r->victim)
+		return;
+	tell_one(r->node, dirs, r->newparent, r->newname);
+	if (r->flags & RENAME_EXCHANGE)
+		tell_one(r->victim, dirs, r->parent, r->name);
+}
+
+int tier_rename(struct tier *tier, struct node *parent, const char *name,
+		struct node *newparent, const char *newname, unsigned int flags)
+{
+	_cleanup_node_fd_ struct node_fd fd = NODE_FD_NONE;
+	_cleanup_node_fd_ struct node_fd newfd = NODE_FD_NONE;
+	struct rename r = {.tier = tier,
+			   .parent = parent,
+			   .newparent = newparent,
+			   .name = name,
+			   .newname = newname,
+			   .flags = flags};
+	int ret;
+
+	ret = node_fd_get(parent, &fd);
+	if (!ret)
+		ret = node_fd_get(newparent, &newfd);
+	if (ret)
+		return ret;
+	r.fd = fd.fd;
+	r.newfd = newfd.fd;
+	node_dir_lock2(parent, newparent);
+	ret = name_node(tier, parent, fd.fd, name, &r.node);
+	if (!ret)
+		ret = name_node(tier, newparent, newfd.fd, newname, &r.victim);
+	if (ret == -ENOENT && !r.victim)
+		ret = 0; /* the system call says it, or there is none */
+	/* The ctime of what is renamed changes. */
+	if (!ret && r.node && S_ISREG(r.node->type)) {
+		tier_meta_begin(tier, r.node);
+		tier_meta_end(tier, r.node);
+	}
+	if (!ret)
+		ret = rename_locked(&r);
+	if (!ret)
+		tell(&r, false);
+	node_dir_unlock2(parent, newparent);
+	/* A directory's lock is above those of what is in it: told outside. */
+	if (!ret)
+		tell(&r, true);
+	node_unrefp(&r.node);
+	node_unrefp(&r.victim);
+	return ret;
+}
+
+int tier_link(struct tier *tier, struct node *node, struct node *newparent,
+	      const char *newname)
+{
+	_cleanup_node_fd_ struct node_fd dir = NODE_FD_NONE;
+	_cleanup_node_fd_ struct node_fd fd = NODE_FD_NONE;
+	char proc[PROC_FD_LEN];
+	int ret;
+
+	ret = node_fd_get(newparent, &dir);
+	if (ret)
+		return ret;
+	node_dir_lock(newparent);
+	tier_meta_begin(tier, node);
+	/* After the lock: a swap may have given the node another file. */
+	ret = node_fd_get(node, &fd);
+	if (!ret && atomic_load(&node->flags) & NODE_UNLINKED &&
+	    atomic_load(&node->flags) & NODE_EA)
+		ret = -ENOENT; /* its only name is the orphans' */
+	if (!ret && linkat(AT_FDCWD, proc_fd_path(fd.fd, proc), dir.fd, newname,
+			   AT_SYMLINK_FOLLOW) < 0)
+		ret = -errno;
+	if (!ret && S_ISREG(node->type) && !node->parent) {
+		/* An O_TMPFILE gets its first name, or one is known again. */
+		atomic_fetch_and(&node->flags, ~NODE_UNLINKED);
+		node_renamed(node, newparent, newname);
+	}
+	tier_meta_end(tier, node);
+	node_dir_unlock(newparent);
+	return ret;
+}
+
+void tier_created(struct tier *tier, struct node *node)
+{
+	tier_count(tier, SPILL_STATES, SPILL_NONE, 0);
+}
