@@ -1,0 +1,396 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Moves: from what is asked for to jobs of the mover, and their ends.
+ *
+ * A move is one file's part in a job. It is registered as file->move before its
+ * job is queued, so a file has at most one, and whoever uses the file can stop
+ * it (tier_move_cancel()). Small files share a job, so that they share syncs and
+ * commits; a large one has a job of its own. Moves end in tier_move_end(), which
+ * wakes who waits for the file.
+ *
+ * Leases, not counts, say whether a file may be moved: a mapping outlives its
+ * handle, and someone may use the front behind the mount. A copy is made under
+ * a read lease (nobody can have the file open for writing, or mapped so), data
+ * are dropped under a write lease (nobody has it open or mapped at all). Both
+ * are checked again at the end: a lease that was broken meanwhile aborts.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cleanup.h"
+#include "log.h"
+#include "tier_impl.h"
+#include "util.h"
+
+struct move_job {
+	struct mover_job job;
+	struct tier *tier;
+	bool release_after;
+	size_t n;
+	struct tier_move *moves[];
+};
+
+/* ---- leases ------------------------------------------------------------ */
+
+int tier_lease(struct node *node, int type)
+{
+	_cleanup_close_ int fd = -1;
+
+	/* Non-blocking: another's lease on the file is no reason to wait. */
+	fd = node_open(node, (type == F_WRLCK ? O_RDWR : O_RDONLY) | O_NOATIME |
+				     O_NONBLOCK);
+	if (fd < 0)
+		return fd == -EWOULDBLOCK || fd == -ETXTBSY ? -EBUSY : fd;
+	if (fcntl(fd, F_SETLEASE, type) < 0)
+		return errno == EAGAIN ? -EBUSY : -errno;
+	return steal_fd(&fd);
+}
+
+bool tier_lease_held(int fd, int type)
+{
+	return fcntl(fd, F_GETLEASE) == type;
+}
+
+/* ---- answers ------------------------------------------------------------ */
+
+void tier_answer(struct tier_request *req, enum tier_result result,
+		 const char *reason, ...)
+{
+	va_list args;
+
+	if (!req)
+		return;
+	req->result = result;
+	req->reason[0] = '\0';
+	if (reason) {
+		va_start(args, reason);
+		vsnprintf(req->reason, sizeof(req->reason), reason, args);
+		va_end(args);
+	}
+	req->done(req);
+}
+
+/* ---- moves --------------------------------------------------------------- */
+
+struct tier_move *tier_move_new(struct tier_file *file, enum tier_op op,
+				struct tier_request *req)
+{
+	struct tier_move *move = calloc(1, sizeof(*move));
+
+	if (!move)
+		return NULL;
+	move->op = op;
+	move->file = file;
+	move->req = req;
+	move->fd = -1;
+	move->ea = file->ea;
+	file->move = move;
+	return move;
+}
+
+void tier_move_end(struct tier_move *move, int wake_err)
+{
+	struct tier_file *file = move->file;
+	struct node *node = file->node;
+
+	pthread_mutex_lock(&node->lock);
+	file->move = NULL;
+	tier_wake(file, wake_err);
+	if (atomic_load(&node->flags) & NODE_UNLINKED && file->nopen == 0)
+		tier_orphan_closed(file);
+	tier_file_unlock(file);
+	if (move->fd >= 0)
+		close(move->fd);
+	free(move);
+}
+
+static void move_job_run(struct mover_job *job)
+{
+	struct move_job *mj = container_of(job, struct move_job, job);
+
+	if (mj->moves[0]->op == TIER_RESTORE)
+		tier_restore_run(job, mj->moves[0]);
+	else if (mj->moves[0]->op == TIER_RELEASE)
+		tier_release_run(job, mj->moves, mj->n);
+	else
+		tier_migrate_run(job, mj->moves, mj->n, mj->release_after);
+}
+
+static void move_job_free(struct mover_job *job)
+{
+	free(job->path);
+	free(container_of(job, struct move_job, job));
+}
+
+static const char *const op_names[] = {
+	[TIER_MIGRATE] = "migrate",
+	[TIER_RELEASE] = "release",
+	[TIER_MIGRATE_RELEASE] = "migrate",
+	[TIER_RESTORE] = "restore",
+};
+
+/* Takes the moves over; on failure nothing is queued. */
+static int queue_moves(struct tier *tier, enum tier_op op, enum mover_prio prio,
+		       struct tier_move **moves, size_t n, uint64_t bytes,
+		       const char *path)
+{
+	struct move_job *mj;
+	struct target *target;
+	int ret;
+
+	mj = calloc(1, sizeof(*mj) + n * sizeof(mj->moves[0]));
+	if (!mj)
+		return -ENOMEM;
+	mj->tier = tier;
+	mj->release_after = op == TIER_MIGRATE_RELEASE;
+	mj->n = n;
+	memcpy(mj->moves, moves, n * sizeof(mj->moves[0]));
+	mj->job.op = op_names[op];
+	mj->job.prio = prio;
+	mj->job.bytes = bytes;
+	mj->job.order = moves[0]->ea.ncopies ? moves[0]->ea.copies[0].oid : 0;
+	mj->job.run = move_job_run;
+	mj->job.free = move_job_free;
+	atomic_store(&mj->job.ctl.idle, prio == MOVER_IDLE);
+	if (n == 1)
+		mj->job.path = strdup(path ? path : "");
+	else if (asprintf(&mj->job.path, "%s and %zu more", path ? path : "",
+			  n - 1) < 0)
+		mj->job.path = NULL;
+	target = tier_target(
+		tier, moves[0]->ea.ncopies ? moves[0]->ea.copies[0].target : 0);
+	if (target)
+		snprintf(mj->job.target, sizeof(mj->job.target), "%s",
+			 target_name(target));
+	for (size_t i = 0; i < n; i++) {
+		moves[i]->job = &mj->job;
+		moves[i]->solo = n == 1;
+	}
+	/* Told before the job can run, and answer, and be cancelled. */
+	mj->job.id = mover_next_id(tier->parts.mover);
+	for (size_t i = 0; i < n; i++)
+		if (moves[i]->req)
+			moves[i]->req->job_id = mj->job.id;
+	ret = mover_submit(tier->parts.mover, &mj->job, NULL);
+	if (ret)
+		move_job_free(&mj->job);
+	return ret;
+}
+
+int tier_recall(struct tier_file *file, enum mover_prio prio)
+{
+	struct tier *tier = file->tier;
+	struct target *target;
+	struct tier_move *move = file->move;
+	char path[256];
+	int ret;
+
+	if (move) {
+		if (move->op == TIER_RESTORE && move->job)
+			mover_raise(tier->parts.mover, move->job, prio);
+		return 0;
+	}
+	target = tier_target(tier, file->ea.copies[0].target);
+	if (!target || !target_online(target, NULL, 0))
+		return -EIO;
+	move = tier_move_new(file, TIER_RESTORE, NULL);
+	if (!move)
+		return -ENOMEM;
+	if (file->node->name)
+		snprintf(path, sizeof(path), "%s", file->node->name);
+	else
+		path[0] = '\0';
+	ret = queue_moves(tier, TIER_RESTORE, prio, &move, 1, file->ea.size,
+			  path);
+	if (ret) {
+		file->move = NULL;
+		free(move);
+	}
+	return ret;
+}
+
+/* ---- requests ------------------------------------------------------------ */
+
+struct batch {
+	struct tier *tier;
+	enum tier_op op;
+	enum mover_prio prio;
+	struct tier_move *moves[TIER_BATCH_FILES];
+	size_t n;
+	uint64_t bytes;
+	const char *path;
+};
+
+static void batch_flush(struct batch *b)
+{
+	int ret;
+
+	if (!b->n)
+		return;
+	ret = queue_moves(b->tier, b->op, b->prio, b->moves, b->n, b->bytes,
+			  b->path);
+	for (size_t i = 0; ret && i < b->n; i++) {
+		tier_answer(b->moves[i]->req, TIER_FAILED, "%s",
+			    strerror(-ret));
+		tier_move_end(b->moves[i], ret);
+	}
+	b->n = 0;
+	b->bytes = 0;
+}
+
+/* A request to restore what is being restored waits like an open does. */
+struct join {
+	struct tier_wait wait;
+	struct tier *tier;
+	struct tier_request *req;
+	uint64_t size;
+};
+
+static void join_resume(struct tier_wait *wait, int err)
+{
+	struct join *join = container_of(wait, struct join, wait);
+	enum spill_state state;
+
+	if (!err && !tier_state(join->tier, join->req->node, &state) &&
+	    state == SPILL_RELEASED)
+		err = -ECANCELED;
+	join->req->bytes = err ? 0 : join->size;
+	if (err)
+		tier_answer(join->req, TIER_FAILED, "%s", strerror(-err));
+	else
+		tier_answer(join->req, TIER_DONE, NULL);
+	free(join);
+}
+
+static bool join_recall(struct tier_file *file, struct tier_request *req,
+			enum mover_prio prio)
+{
+	struct join *join = calloc(1, sizeof(*join));
+
+	if (!join)
+		return false;
+	join->tier = file->tier;
+	join->req = req;
+	join->size = file->ea.size;
+	join->wait.resume = join_resume;
+	if (file->move->job) {
+		req->job_id = file->move->job->id;
+		mover_raise(file->tier->parts.mover, file->move->job, prio);
+	}
+	tier_park(file, &join->wait);
+	return true;
+}
+
+/* Answers what needs no job: 1 if it did. node->lock held. */
+static int answer_now(struct tier_file *file, enum tier_op op,
+		      enum tier_result *ret_result, const char **ret_reason)
+{
+	enum spill_state state = tier_file_state(file);
+	struct node *node = file->node;
+	bool gone = state == SPILL_RELEASED;
+
+	*ret_reason = NULL;
+	*ret_result = TIER_REFUSED;
+	if (file->move) {
+		*ret_reason = file->move->op == TIER_RESTORE
+				      ? "it is being restored"
+				      : "it is being moved already";
+		return !(op == TIER_RESTORE && file->move->op == TIER_RESTORE);
+	}
+	if (!S_ISREG(node->type)) {
+		*ret_result = TIER_ALREADY;
+		*ret_reason = "not a regular file";
+		return 1;
+	}
+	*ret_result = TIER_ALREADY;
+	if (op == TIER_RESTORE)
+		return !gone;
+	if (gone)
+		return 1;
+	if (op == TIER_MIGRATE)
+		return state == SPILL_MIGRATED;
+	if (op == TIER_RELEASE && state == SPILL_NONE) {
+		struct stat st;
+
+		*ret_result = TIER_REFUSED;
+		*ret_reason = file->nwrite ? "in use: open for writing"
+					   : "not migrated";
+		if (!tier_stat_node(node, &st) && st.st_size == 0)
+			*ret_result = TIER_ALREADY;
+		return 1;
+	}
+	return 0;
+}
+
+/* What is migrated already goes on to be released, in a batch of its own. */
+static void submit_one(struct batch *b, struct batch *released,
+		       struct tier_request *req)
+{
+	struct tier_move *move = NULL;
+	struct tier_file *file;
+	enum tier_result result;
+	const char *reason;
+	uint64_t size = 0;
+	struct stat st;
+	int ret;
+
+	/* What the last close has left open is to be decided first. */
+	tier_settle(b->tier, req->node);
+	ret = tier_file_lock(b->tier, req->node, &file);
+	if (ret) {
+		tier_answer(req, TIER_FAILED, "spill EA: %s", strerror(-ret));
+		return;
+	}
+	if (answer_now(file, b->op, &result, &reason)) {
+		tier_file_unlock(file);
+		tier_answer(req, result, reason);
+		return;
+	}
+	if (file->move) {
+		bool joined = join_recall(file, req, b->prio);
+
+		tier_file_unlock(file);
+		if (!joined)
+			tier_answer(req, TIER_FAILED, "%s", strerror(ENOMEM));
+		return;
+	}
+	if (b->op == TIER_MIGRATE_RELEASE && file->ea.state == SPILL_MIGRATED)
+		b = released;
+	size = file->ea.size;
+	if (file->ea.state == SPILL_NONE && !tier_stat_node(req->node, &st))
+		size = (uint64_t)st.st_size;
+	move = tier_move_new(file, b->op, req);
+	tier_file_unlock(file);
+	if (!move) {
+		tier_answer(req, TIER_FAILED, "%s", strerror(ENOMEM));
+		return;
+	}
+	if (b->op == TIER_RESTORE || size > TIER_SMALL ||
+	    b->bytes + size > TIER_BATCH_BYTES || b->n == TIER_BATCH_FILES)
+		batch_flush(b);
+	if (!b->n)
+		b->path = req->path;
+	b->moves[b->n++] = move;
+	b->bytes += size;
+	if (b->op == TIER_RESTORE ||
+	    (size > TIER_SMALL && b->op != TIER_RELEASE))
+		batch_flush(b);
+}
+
+void tier_submit(struct tier *tier, enum tier_op op, enum mover_prio prio,
+		 struct tier_request **reqs, size_t n)
+{
+	struct batch b = {.tier = tier, .op = op, .prio = prio};
+	struct batch released = {
+		.tier = tier, .op = TIER_RELEASE, .prio = prio};
+
+	for (size_t i = 0; i < n; i++)
+		submit_one(&b, &released, reqs[i]);
+	batch_flush(&b);
+	batch_flush(&released);
+}
