@@ -1,0 +1,374 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Migrating: none -> MIGRATING -> MIGRATED.
+ *
+ * For all files of a job together, so that each durable step is paid once:
+ *
+ *   1. a read lease on each: nobody can be writing to it, or have it mapped so
+ *   2. INTENT_CREATE with the oid for each, committed
+ *   3. the EA says MIGRATING, with the copy (not synced)
+ *   4. the objects are written and made durable, names included
+ *   5. under node->lock, the lease still held and nothing changed: the EA says
+ *      MIGRATED, with size, checksum and blocks
+ *   6. the front is synced, then the intents are dropped and leases given back
+ *
+ * A use for writing between 1 and 5 cancels the move: it gives the lease back
+ * and sets the EA to what it was. Between 5 and 6 it finds MIGRATED and makes
+ * the copy suspect (tier_open.c). A crash leaves the intent: recovery keeps the
+ * object if the EA says MIGRATED with this oid, else deletes it. An intent is
+ * dropped only when that cannot go wrong any more: for a failed copy after its
+ * object was deleted, which step 2 made findable before it could exist.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cleanup.h"
+#include "log.h"
+#include "oid.h"
+#include "tier_impl.h"
+#include "util.h"
+
+/* Why a file cannot be migrated now: answers, and returns true. */
+static bool refuse(struct tier_move *move, int err)
+{
+	struct tier_request *req = move->req;
+
+	if (err == -EBUSY)
+		tier_answer(req, TIER_REFUSED,
+			    "in use: open or mapped for writing");
+	else if (err == -EPERM)
+		tier_answer(req, TIER_REFUSED, "immutable or append-only");
+	else if (err == -ECANCELED)
+		tier_answer(req, TIER_FAILED, "cancelled");
+	else
+		tier_answer(req, TIER_FAILED, "%s", strerror(-err));
+	return true;
+}
+
+/* Ends it without a change: removes it from the job. */
+static void drop_move(struct tier_move **move, int err)
+{
+	refuse(*move, err);
+	tier_move_end(*move, 0);
+	*move = NULL;
+}
+
+static int begin(struct tier_move *move)
+{
+	struct node *node = move->file->node;
+	int fd;
+
+	fd = tier_lease(node, F_RDLCK);
+	if (fd < 0)
+		return fd;
+	pthread_mutex_lock(&node->lock);
+	move->fd = fd;
+	if (move->cancelled || move->file->nwrite)
+		fd = -EBUSY;
+	pthread_mutex_unlock(&node->lock);
+	if (fd < 0)
+		return fd;
+	if (fstat(move->fd, &move->st) < 0)
+		return -errno;
+	if (move->st.st_nlink == 0)
+		return -ENOENT;
+	if ((uint64_t)move->st.st_size > TIERFS_SIZE_MAX)
+		return -EFBIG;
+	return 0;
+}
+
+/* Drops what cannot be migrated, packs the rest: returns how many. */
+static size_t begin_all(struct tier_move **moves, size_t n, uint8_t target)
+{
+	size_t kept = 0;
+
+	for (size_t i = 0; i < n; i++) {
+		struct tier_move *move = moves[i];
+		int err;
+
+		move->target = target;
+		err = begin(move);
+		if (!err && move->st.st_size == 0) {
+			tier_answer(move->req, TIER_ALREADY, "empty");
+			tier_move_end(move, 0);
+		} else if (err) {
+			drop_move(&move, err);
+		} else {
+			moves[kept++] = move;
+		}
+	}
+	return kept;
+}
+
+/* The first target that is there; its number, or -EIO. */
+static int choose_target(struct tier *tier)
+{
+	for (unsigned int i = 0; i < tier->parts.ntargets; i++) {
+		struct target *target = tier_target(tier, (uint8_t)i);
+
+		if (target && target_online(target, NULL, 0))
+			return (int)i;
+	}
+	return -EIO;
+}
+
+static int journal_all(struct tier *tier, struct tier_move **moves, size_t n)
+{
+	_cleanup_free_ struct intent *intents = calloc(n, sizeof(*intents));
+	uint64_t first;
+	int ret;
+
+	if (!intents)
+		return -ENOMEM;
+	ret = journal_alloc(tier->parts.journal, n, &first);
+	if (ret)
+		return ret;
+	for (size_t i = 0; i < n; i++) {
+		moves[i]->oid = oid_from_count(first + i);
+		intents[i] = (struct intent){
+			.kind = INTENT_CREATE,
+			.target = moves[i]->target,
+			.oid = moves[i]->oid,
+		};
+		ret = front_handle_at(tier->parts.front, moves[i]->fd, "",
+				      &intents[i].handle);
+		if (ret)
+			return ret;
+	}
+	ret = journal_add(tier->parts.journal, intents, n);
+	for (size_t i = 0; !ret && i < n; i++)
+		moves[i]->intent = intents[i].id;
+	return ret;
+}
+
+static int mark_migrating(struct tier_move *move)
+{
+	struct tier_file *file = move->file;
+	struct node *node = file->node;
+	struct spill_ea ea;
+	int ret = -ECANCELED;
+
+	pthread_mutex_lock(&node->lock);
+	if (!move->cancelled) {
+		move->ea = ea = file->ea;
+		ea.state = SPILL_MIGRATING;
+		ea.ncopies = 1;
+		ea.copies[0].target = move->target;
+		ea.copies[0].oid = move->oid;
+		ea.size = (uint64_t)move->st.st_size;
+		ea.blocks =
+			min_t(uint64_t, move->st.st_blocks, TIERFS_BLOCKS_MAX);
+		ret = tier_ea_set(file, &ea, true);
+	}
+	pthread_mutex_unlock(&node->lock);
+	return ret;
+}
+
+/* Step 5 for one file. */
+static int commit(struct tier_move *move)
+{
+	struct tier_file *file = move->file;
+	struct node *node = file->node;
+	struct spill_ea ea;
+	struct stat st;
+	int ret = 0;
+
+	pthread_mutex_lock(&node->lock);
+	if (move->cancelled)
+		ret = -EBUSY;
+	else if (!tier_lease_held(move->fd, F_RDLCK))
+		ret = -EBUSY;
+	else if (fstat(move->fd, &st) < 0)
+		ret = -errno;
+	else if (st.st_size != move->st.st_size ||
+		 timespec_to_ns(st.st_mtim) != timespec_to_ns(move->st.st_mtim))
+		ret = -EBUSY;
+	else if (atomic_load(&node->flags) & NODE_UNLINKED)
+		ret = -ENOENT;
+	if (!ret) {
+		ea = file->ea;
+		ea.state = SPILL_MIGRATED;
+		ea.sum = move->sum;
+		ret = tier_ea_set(file, &ea, true);
+	}
+	if (!ret) {
+		move->committed = true;
+		tier_count(file->tier, SPILL_NONE, SPILL_MIGRATED, ea.size);
+	}
+	pthread_mutex_unlock(&node->lock);
+	return ret;
+}
+
+/* A failed one: the EA as before, and the object (if any) deleted. */
+static void undo(struct tier_move *move)
+{
+	struct tier_file *file = move->file;
+	struct tier *tier = file->tier;
+	struct node *node = file->node;
+
+	pthread_mutex_lock(&node->lock);
+	if (!move->cancelled && file->ea.state == SPILL_MIGRATING) {
+		struct spill_ea ea = file->ea;
+
+		ea.state = SPILL_NONE;
+		ea.ncopies = 0;
+		tier_ea_set(file, &ea, true);
+	}
+	pthread_mutex_unlock(&node->lock);
+	tier_stale_add(tier, &(struct tier_stale){.target = move->target,
+						  .object = true,
+						  .oid = move->oid,
+						  .intent = move->intent});
+}
+
+static void copy_all(struct mover_job *job, struct tier_move **moves, size_t n)
+{
+	struct tier *tier = moves[0]->file->tier;
+	struct target *target = tier_target(tier, moves[0]->target);
+	const struct copy_env env = {.front_ring = tier->parts.ring,
+				     .limit = tier->parts.limit};
+	_cleanup_free_ struct copy_out *files = calloc(n, sizeof(*files));
+	size_t k = 0;
+
+	for (size_t i = 0; i < n; i++) {
+		struct tier_move *move = moves[i];
+		const struct stat *st = &move->st;
+
+		if (!files)
+			move->err = -ENOMEM;
+		if (move->err)
+			continue;
+		files[k++] = (struct copy_out){
+			.front_fd = move->fd,
+			.size = (uint64_t)st->st_size,
+			.oid = move->oid,
+			.ctl = &job->ctl,
+			.origin = {.mode = st->st_mode,
+				   .uid = st->st_uid,
+				   .gid = st->st_gid,
+				   .mtime = timespec_to_ns(st->st_mtim),
+				   .ino = st->st_ino,
+				   .path = move->req ? move->req->path : NULL},
+		};
+	}
+	if (k)
+		copy_out(&env, target, files, k);
+	for (size_t i = 0, j = 0; i < n; i++) {
+		if (moves[i]->err)
+			continue;
+		moves[i]->err = files[j].err;
+		moves[i]->sum = files[j].sum;
+		if (files[j].err == -EIO || files[j].err == -EROFS)
+			target_failed(target, "write", files[j].err);
+		j++;
+	}
+}
+
+static void report_failure(struct tier_move *move)
+{
+	struct tier *tier = move->file->tier;
+	struct target *target = tier_target(tier, move->target);
+	char path[256];
+
+	if (move->err == -ENOSPC || move->err == -EDQUOT) {
+		tier_answer(move->req, TIER_FAILED, "target %s is full",
+			    target_name(target));
+	} else if (move->err == -EBUSY || move->err == -ESTALE ||
+		   move->err == -ENOENT) {
+		tier_answer(move->req, TIER_REFUSED, "changed meanwhile");
+	} else if (move->err == -ECANCELED) {
+		tier_answer(move->req, TIER_FAILED, "cancelled");
+	} else {
+		log_error("target %s: migrating %s: %s", target_name(target),
+			  node_path(move->file->node, path, sizeof(path)),
+			  strerror(-move->err));
+		tier_answer(move->req, TIER_FAILED, "target %s: %s",
+			    target_name(target), strerror(-move->err));
+	}
+}
+
+/* Releases what was migrated, as the same moves. */
+static void go_on_releasing(struct mover_job *job, struct tier_move **moves,
+			    size_t n)
+{
+	size_t kept = 0;
+
+	for (size_t i = 0; i < n; i++) {
+		struct tier_move *move = moves[i];
+		struct node *node = move->file->node;
+
+		if (move->err) {
+			report_failure(move);
+			tier_move_end(move, 0);
+			continue;
+		}
+		pthread_mutex_lock(&node->lock);
+		close(move->fd);
+		move->fd = -1;
+		move->op = TIER_RELEASE;
+		move->committed = move->cancelled = false;
+		move->ea = move->file->ea;
+		pthread_mutex_unlock(&node->lock);
+		moves[kept++] = move;
+	}
+	if (kept)
+		tier_release_run(job, moves, kept);
+}
+
+void tier_migrate_run(struct mover_job *job, struct tier_move **moves, size_t n,
+		      bool release_after)
+{
+	struct tier *tier = moves[0]->file->tier;
+	int target = choose_target(tier), err;
+
+	if (atomic_load(&job->ctl.cancelled))
+		target = -ECANCELED;
+	if (target >= 0)
+		n = begin_all(moves, n, (uint8_t)target);
+	err = target < 0 ? target : n ? journal_all(tier, moves, n) : 0;
+	if (err) {
+		for (size_t i = 0; i < n; i++) {
+			if (target == -EIO)
+				tier_answer(moves[i]->req, TIER_FAILED,
+					    "no target is online");
+			else
+				refuse(moves[i], err);
+			tier_move_end(moves[i], 0);
+		}
+		return;
+	}
+	if (!n)
+		return;
+	for (size_t i = 0; i < n; i++)
+		moves[i]->err = mark_migrating(moves[i]);
+	copy_all(job, moves, n);
+	for (size_t i = 0; i < n; i++) {
+		if (!moves[i]->err)
+			moves[i]->err = commit(moves[i]);
+		if (moves[i]->err)
+			undo(moves[i]);
+		else
+			tier_done_after_sync(tier, moves[i]->intent);
+	}
+	/* On failure the intents stay: nothing relies on the EAs before. */
+	err = tier_sync(tier);
+	for (size_t i = 0; i < n; i++)
+		if (!moves[i]->err && moves[i]->req)
+			moves[i]->req->bytes = (uint64_t)moves[i]->st.st_size;
+	if (release_after && !err) {
+		go_on_releasing(job, moves, n);
+		return;
+	}
+	for (size_t i = 0; i < n; i++) {
+		if (moves[i]->err)
+			report_failure(moves[i]);
+		else if (err)
+			refuse(moves[i], err);
+		else
+			tier_answer(moves[i]->req, TIER_DONE, NULL);
+		tier_move_end(moves[i], 0);
+	}
+}
