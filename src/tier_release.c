@@ -1,0 +1,266 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Releasing: MIGRATED -> RELEASED, the one step that destroys data.
+ *
+ *   1. a write lease: nobody has the file open or mapped, nobody behind the
+ *      mount either
+ *   2. INTENT_RELEASE with the file's times, committed
+ *   3. the EA says RELEASED
+ *   4. the front is synced: all EAs of the job are durable
+ *   5. under node->lock, not cancelled and the lease still held: the data are
+ *      cut off and the times put back
+ *   6. after a further sync the intents are dropped
+ *
+ * A use between 1 and 5 finds the move and undoes it: the EA says MIGRATED
+ * again, the lease is given back, nothing was lost. From 5 on it waits for the
+ * lock, and finds a stub.
+ *
+ * A crash before 3 is durable leaves a MIGRATED file. After it, recovery
+ * finds the intent, and cuts the data off and puts the times back if the EA
+ * says RELEASED: the object has been durable since the EA said MIGRATED.
+ * Undoing is not synced, so a crash may find RELEASED for a file that was read
+ * since: the same. If it was opened for writing, an INTENT_WRITE came later,
+ * and recovery works in order.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cleanup.h"
+#include "tier_impl.h"
+#include "util.h"
+
+/* The kernel tells of a close a little later than the program goes on. */
+#define LAG_NS	    (500 * 1000000LL)
+#define LAG_STEP_US 5000
+
+static int try_begin(struct tier_move *move)
+{
+	struct node *node = move->file->node;
+	struct tier_file *file = move->file;
+	int ret = 0, fd;
+
+	pthread_mutex_lock(&node->lock);
+	if (file->nopen)
+		ret = -EBUSY;
+	else if (move->cancelled || file->ea.state != SPILL_MIGRATED ||
+		 file->ea.flags & TIERFS_EA_F_WRITING)
+		ret = -ECANCELED;
+	pthread_mutex_unlock(&node->lock);
+	if (ret)
+		return ret;
+	fd = tier_lease(node, F_WRLCK);
+	if (fd < 0)
+		return fd;
+	pthread_mutex_lock(&node->lock);
+	if (move->cancelled || file->nopen)
+		ret = -EBUSY;
+	else
+		move->fd = fd;
+	pthread_mutex_unlock(&node->lock);
+	if (ret)
+		close(fd);
+	else if (fstat(fd, &move->st) < 0)
+		ret = -errno;
+	else if ((uint64_t)move->st.st_size != move->file->ea.size)
+		ret = -ESTALE;
+	return ret;
+}
+
+static int begin(struct tier_move *move, int64_t deadline)
+{
+	struct tier *tier = move->file->tier;
+	struct target *target = tier_target(tier, move->ea.copies[0].target);
+	int ret;
+
+	if (tier_pinned(tier, move->file->node, move->ea.flags))
+		return -EPERM;
+	if (!target || !target_online(target, NULL, 0))
+		return -ENOTCONN;
+	while ((ret = try_begin(move)) == -EBUSY && monotonic_ns() < deadline)
+		usleep(LAG_STEP_US);
+	return ret;
+}
+
+static void answer_failure(struct tier_move *move, int err)
+{
+	struct tier_request *req = move->req;
+	struct target *target =
+		tier_target(move->file->tier, move->ea.copies[0].target);
+
+	switch (err) {
+	case -EBUSY:
+		tier_answer(req, TIER_REFUSED, "in use: open or mapped");
+		break;
+	case -EPERM:
+		tier_answer(req, TIER_REFUSED, "pinned");
+		break;
+	case -ECANCELED:
+		tier_answer(req, TIER_REFUSED, "changed meanwhile");
+		break;
+	case -ESTALE:
+		tier_answer(req, TIER_REFUSED,
+			    "not the file that was migrated: changed behind "
+			    "the mount");
+		break;
+	case -ENOTCONN:
+		tier_answer(req, TIER_REFUSED, "target %s is offline",
+			    target ? target_name(target) : "of its copy");
+		break;
+	default:
+		tier_answer(req, TIER_FAILED, "%s", strerror(-err));
+	}
+}
+
+static int journal_all(struct tier *tier, struct tier_move **moves, size_t n)
+{
+	_cleanup_free_ struct intent *intents = calloc(n, sizeof(*intents));
+	int ret;
+
+	if (!intents)
+		return -ENOMEM;
+	for (size_t i = 0; i < n; i++) {
+		const struct spill_copy *copy = &moves[i]->ea.copies[0];
+
+		intents[i] = (struct intent){
+			.kind = INTENT_RELEASE,
+			.target = copy->target,
+			.oid = copy->oid,
+			.mtime = timespec_to_ns(moves[i]->st.st_mtim),
+			.atime = timespec_to_ns(moves[i]->st.st_atim),
+		};
+		ret = front_handle_at(tier->parts.front, moves[i]->fd, "",
+				      &intents[i].handle);
+		if (ret)
+			return ret;
+	}
+	ret = journal_add(tier->parts.journal, intents, n);
+	for (size_t i = 0; !ret && i < n; i++)
+		moves[i]->intent = intents[i].id;
+	return ret;
+}
+
+static int mark_released(struct tier_move *move)
+{
+	struct tier_file *file = move->file;
+	struct node *node = file->node;
+	struct spill_ea ea;
+	int ret = -EBUSY;
+
+	pthread_mutex_lock(&node->lock);
+	/* copies may have been dropped, or the file touched, since begin. */
+	if (!move->cancelled && !file->nopen &&
+	    file->ea.state == SPILL_MIGRATED &&
+	    !(file->ea.flags & TIERFS_EA_F_WRITING)) {
+		ea = file->ea;
+		ea.state = SPILL_RELEASED;
+		ret = tier_ea_set(file, &ea, true);
+	}
+	pthread_mutex_unlock(&node->lock);
+	return ret;
+}
+
+/* Step 5. */
+static int drop_data(struct tier_move *move)
+{
+	struct tier_file *file = move->file;
+	struct node *node = file->node;
+	struct timespec times[2];
+	struct stat st;
+	int ret = 0;
+
+	pthread_mutex_lock(&node->lock);
+	if (move->cancelled) {
+		ret = -EBUSY;
+	} else if (!tier_lease_held(move->fd, F_WRLCK)) {
+		/* Somebody is waiting behind the mount. */
+		tier_move_cancel(file);
+		ret = -EBUSY;
+	} else if (fstat(move->fd, &st) < 0) {
+		ret = -errno;
+	} else {
+		/* chmod and utimens may have come meanwhile. */
+		times[0] = st.st_atim;
+		times[1] = st.st_mtim;
+		if (ftruncate(move->fd, 0) < 0) {
+			ret = -errno;
+			tier_move_cancel(file);
+		} else {
+			futimens(move->fd, times);
+			move->committed = true;
+			node->reads = 0;
+			tier_count(file->tier, SPILL_MIGRATED, SPILL_RELEASED,
+				   file->ea.size);
+			if (file->src) {
+				tier_src_put(file->src);
+				file->src = NULL;
+			}
+		}
+	}
+	fcntl(move->fd, F_SETLEASE, F_UNLCK);
+	pthread_mutex_unlock(&node->lock);
+	return ret;
+}
+
+static void undo(struct tier_move *move)
+{
+	struct tier_file *file = move->file;
+
+	pthread_mutex_lock(&file->node->lock);
+	tier_move_cancel(file);
+	pthread_mutex_unlock(&file->node->lock);
+}
+
+static size_t begin_all(struct mover_job *job, struct tier_move **moves,
+			size_t n)
+{
+	int64_t deadline = monotonic_ns() + LAG_NS;
+	size_t kept = 0;
+
+	for (size_t i = 0; i < n; i++) {
+		int err = atomic_load(&job->ctl.cancelled)
+				  ? -ECANCELED
+				  : begin(moves[i], deadline);
+
+		if (err) {
+			answer_failure(moves[i], err);
+			tier_move_end(moves[i], 0);
+		} else {
+			moves[kept++] = moves[i];
+		}
+	}
+	return kept;
+}
+
+void tier_release_run(struct mover_job *job, struct tier_move **moves, size_t n)
+{
+	struct tier *tier = moves[0]->file->tier;
+	int err;
+
+	n = begin_all(job, moves, n);
+	if (!n)
+		return;
+	err = journal_all(tier, moves, n);
+	for (size_t i = 0; !err && i < n; i++)
+		moves[i]->err = mark_released(moves[i]);
+	if (!err)
+		err = tier_sync(tier);
+	for (size_t i = 0; i < n; i++) {
+		struct tier_move *move = moves[i];
+
+		if (!move->err)
+			move->err = err ? err : drop_data(move);
+		if (move->err) {
+			undo(move);
+			answer_failure(move, move->err);
+		} else {
+			if (move->req)
+				move->req->bytes = (uint64_t)move->st.st_size;
+			tier_answer(move->req, TIER_DONE, NULL);
+		}
+		tier_done_after_sync(tier, move->intent);
+		tier_move_end(move, 0);
+	}
+}
