@@ -1,0 +1,520 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Restoring: RELEASED -> MIGRATED, with the data back on the front.
+ *
+ * Reads go on from the object the whole time. The contents are copied and
+ * checked first; what follows depends on the file's names.
+ *
+ * One name: the copy is an O_TMPFILE that takes the stub's place.
+ *   1. the data are copied into it, checked, and synced
+ *   2. INTENT_RESTORE is committed
+ *   3. under the directory's and the node's lock, the name still leading to the
+ *      stub: owner, mode, xattrs, flags and times are copied, the EA set (which
+ *      makes the new inode show the old number and ctime), and synced
+ *   4. it is linked as .tierfs/inodes/NUMBER and exchanged with the stub
+ * So one rename puts the file in place and the stub where it is needed: a
+ * number that is still shown must not be given to a new file, and the surest
+ * way is that the old inode keeps it. Where that has happened already (a file
+ * restored for the second time), the stub goes by way of staging and is
+ * removed. A crash before 4 leaves a file in .tierfs/inodes or staging that
+ * recovery removes; after 4, everything is done.
+ *
+ * Several names, or none (unlinked while open): the stub is filled in place.
+ * Its EA says RELEASED until the data are durable, so a crash in between leaves
+ * a stub with junk that nobody reads; INTENT_RESTORE has recovery cut it off
+ * and put back the times. Nobody else writes to the stub: uses for writing are
+ * parked until the end.
+ *
+ * The object is kept: the file is MIGRATED, and releasing it again is free.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <linux/fs.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include "cleanup.h"
+#include "log.h"
+#include "oid.h"
+#include "tier_impl.h"
+#include "util.h"
+
+/* What a restore leaves free on the front, for those who write. */
+#define RESERVE_SHIFT 7 /* 1/128 of it */
+
+struct restore {
+	struct mover_job *job;
+	struct tier *tier;
+	struct tier_move *move;
+	struct node *node;
+	struct target *target;
+	struct spill_ea ea; /* when it began */
+	bool swap;
+};
+
+static int check_room(struct restore *r)
+{
+	uint64_t used, avail, need;
+	int ret;
+
+	ret = front_usage(r->tier->parts.front, &used, &avail);
+	if (ret)
+		return ret;
+	need = min_t(uint64_t, r->ea.size, r->ea.blocks * 512);
+	return need + ((used + avail) >> RESERVE_SHIFT) > avail ? -ENOSPC : 0;
+}
+
+static int copy(struct restore *r, int fd)
+{
+	const struct copy_env env = {.front_ring = r->tier->parts.ring,
+				     .limit = r->tier->parts.limit};
+	struct target_object *object;
+	int ret;
+
+	ret = target_object_open(r->target, r->ea.copies[0].oid, &object);
+	if (ret)
+		return ret;
+	ret = copy_in(&env, object, fd, r->ea.size, &r->ea.sum, &r->job->ctl);
+	target_object_close(object);
+	return ret;
+}
+
+static int journal_restore(struct restore *r, const struct stat *st)
+{
+	struct intent intent = {
+		.kind = INTENT_RESTORE,
+		.target = r->ea.copies[0].target,
+		.oid = r->ea.copies[0].oid,
+		.handle = r->node->key->handle,
+		.mtime = timespec_to_ns(st->st_mtim),
+		.atime = timespec_to_ns(st->st_atim),
+	};
+	int ret;
+
+	if (r->swap)
+		intent.ino =
+			r->ea.flags & TIERFS_EA_F_INO ? r->ea.ino : st->st_ino;
+	ret = journal_add(r->tier->parts.journal, &intent, 1);
+	if (!ret)
+		r->move->intent = intent.id;
+	return ret;
+}
+
+/* ---- what a file has beside its data ----------------------------------- */
+
+static int copy_xattr(int from, int to, const char *name)
+{
+	_cleanup_free_ char *value = NULL;
+	ssize_t len;
+
+	len = fgetxattr(from, name, NULL, 0);
+	if (len < 0)
+		return errno == ENODATA ? 0 : -errno;
+	value = malloc((size_t)len + 1);
+	if (!value)
+		return -ENOMEM;
+	len = fgetxattr(from, name, value, (size_t)len);
+	if (len < 0)
+		return -errno;
+	return fsetxattr(to, name, value, (size_t)len, 0) < 0 ? -errno : 0;
+}
+
+/* ACLs are xattrs (system.posix_acl_access), capabilities as well. */
+static int copy_xattrs(int from, int to)
+{
+	_cleanup_free_ char *list = NULL;
+	ssize_t len;
+	int ret;
+
+	len = flistxattr(from, NULL, 0);
+	if (len <= 0)
+		return len < 0 ? -errno : 0;
+	list = malloc((size_t)len);
+	if (!list)
+		return -ENOMEM;
+	len = flistxattr(from, list, (size_t)len);
+	if (len < 0)
+		return -errno;
+	for (char *name = list; name < list + len; name += strlen(name) + 1) {
+		if (!strncmp(name, TIERFS_EA_PREFIX_TRUSTED,
+			     strlen(TIERFS_EA_PREFIX_TRUSTED)) ||
+		    !strncmp(name, TIERFS_EA_PREFIX_USER,
+			     strlen(TIERFS_EA_PREFIX_USER)))
+			continue;
+		ret = copy_xattr(from, to, name);
+		if (ret)
+			return ret;
+	}
+	return 0;
+}
+
+/* Inode flags (nodump, noatime, ...) and the project of quotas. A file system
+ * without them has nothing to copy. */
+static int copy_flags(int from, int to)
+{
+	struct fsxattr fx, old;
+
+	if (ioctl(from, FS_IOC_FSGETXATTR, &fx) < 0 ||
+	    ioctl(to, FS_IOC_FSGETXATTR, &old) < 0)
+		return 0;
+	if (fx.fsx_xflags == old.fsx_xflags && fx.fsx_projid == old.fsx_projid)
+		return 0;
+	old.fsx_xflags = fx.fsx_xflags & ~(uint32_t)FS_XFLAG_HASATTR;
+	old.fsx_projid = fx.fsx_projid;
+	return ioctl(to, FS_IOC_FSSETXATTR, &old) < 0 ? -errno : 0;
+}
+
+static int copy_metadata(int from, int to, const struct stat *st)
+{
+	const struct timespec times[2] = {st->st_atim, st->st_mtim};
+	int ret;
+
+	if (fchown(to, st->st_uid, st->st_gid) < 0)
+		return -errno;
+	/* After chown, which clears setuid bits; before the ACL's mask. */
+	if (fchmod(to, st->st_mode & 07777) < 0)
+		return -errno;
+	ret = copy_xattrs(from, to);
+	if (!ret)
+		ret = copy_flags(from, to);
+	if (!ret && futimens(to, times) < 0)
+		ret = -errno;
+	return ret;
+}
+
+/* The birth time is the old inode's too; kept in an EA of its own. */
+static int copy_btime(struct restore *r, int from, int to)
+{
+	const char *name = TIERFS_EA_BTIME_TRUSTED;
+	struct statx stx;
+	uint64_t ns;
+
+	if (!r->tier->parts.front->trusted)
+		return 0;
+	if (fgetxattr(from, name, &ns, sizeof(ns)) != sizeof(ns)) {
+		if (statx(from, "", AT_EMPTY_PATH, STATX_BTIME, &stx) < 0 ||
+		    !(stx.stx_mask & STATX_BTIME))
+			return 0;
+		ns = htole64((uint64_t)stx.stx_btime.tv_sec * NSEC_PER_SEC +
+			     stx.stx_btime.tv_nsec);
+	}
+	return fsetxattr(to, name, &ns, sizeof(ns), 0) < 0 ? -errno : 0;
+}
+
+/* ---- swapping ------------------------------------------------------------ */
+
+static struct spill_ea restored_ea(const struct spill_ea *now,
+				   const struct stat *st)
+{
+	struct spill_ea ea = *now;
+
+	ea.state = SPILL_MIGRATED;
+	if (!(ea.flags & TIERFS_EA_F_CTIME)) {
+		ea.ctime = timespec_to_ns(st->st_ctim);
+		ea.flags |= TIERFS_EA_F_CTIME;
+	}
+	if (!(ea.flags & TIERFS_EA_F_INO)) {
+		ea.ino = st->st_ino;
+		ea.flags |= TIERFS_EA_F_INO;
+	}
+	return ea;
+}
+
+/* Step 4: fd takes the place of parent/name, whose number is ino. */
+static int exchange(struct restore *r, int fd, int parent_fd, const char *name,
+		    uint64_t ino, bool again)
+{
+	struct front *front = r->tier->parts.front;
+	int slot_dir = again ? front->staging_fd : front->inodes_fd;
+	const struct timespec omit = {.tv_nsec = UTIME_OMIT};
+	struct timespec times[2] = {omit, omit};
+	char slot[24], proc[PROC_FD_LEN];
+	struct stat dir;
+	int ret = 0;
+
+	snprintf(slot, sizeof(slot), "%" PRIu64, ino);
+	if (fstat(parent_fd, &dir) < 0)
+		return -errno;
+	if (linkat(AT_FDCWD, proc_fd_path(fd, proc), slot_dir, slot,
+		   AT_SYMLINK_FOLLOW) < 0)
+		return -errno;
+	if (renameat2(slot_dir, slot, parent_fd, name, RENAME_EXCHANGE) < 0) {
+		ret = -errno;
+		unlinkat(slot_dir, slot, 0);
+		return ret;
+	}
+	/* Nothing happened in that directory that its users did. */
+	times[1] = dir.st_mtim;
+	utimensat(AT_FDCWD, proc_fd_path(parent_fd, proc), times, 0);
+	if (again) {
+		unlinkat(slot_dir, slot, 0);
+	} else {
+		_cleanup_close_ int stub =
+			openat(slot_dir, slot, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+
+		if (stub >= 0)
+			removexattr_fd(stub, front->ea_spill);
+	}
+	return 0;
+}
+
+/* Steps 3 and 4, with parent's and node's locks held. -EAGAIN: the file has
+ * other names now, it must be filled in place. */
+static int swap_locked(struct restore *r, int fd, struct node *parent)
+{
+	struct tier_file *file = r->move->file;
+	struct front *front = r->tier->parts.front;
+	_cleanup_node_fd_ struct node_fd dir = NODE_FD_NONE;
+	_cleanup_close_ int stub = -1;
+	struct front_handle handle;
+	struct spill_ea ea;
+	struct stat st, named;
+	int ret;
+
+	if (r->move->cancelled || file->ea.state != SPILL_RELEASED)
+		return -ECANCELED;
+	if (r->node->parent != parent || !r->node->name)
+		return -EAGAIN;
+	ret = node_fd_get(parent, &dir);
+	if (ret)
+		return ret;
+	stub = node_open(r->node, O_RDONLY | O_NOATIME);
+	if (stub < 0)
+		return stub;
+	if (fstat(stub, &st) < 0 ||
+	    fstatat(dir.fd, r->node->name, &named, AT_SYMLINK_NOFOLLOW) < 0)
+		return -errno;
+	if (st.st_nlink != 1 || named.st_ino != st.st_ino)
+		return -EAGAIN;
+	ea = restored_ea(&file->ea, &st);
+	ret = copy_metadata(stub, fd, &st);
+	if (!ret)
+		ret = copy_btime(r, stub, fd);
+	if (!ret)
+		ret = front_ea_set(front, fd, &ea);
+	if (!ret)
+		ret = front_handle_at(front, fd, "", &handle);
+	if (!ret && fsync(fd) < 0)
+		ret = -errno;
+	if (!ret)
+		ret = exchange(r, fd, dir.fd, r->node->name, ea.ino,
+			       file->ea.flags & TIERFS_EA_F_INO);
+	if (ret)
+		return ret;
+	file->ea = ea;
+	/* Without memory the node would go on showing the old stub. Stopping
+	 * loses nothing, and the next mount finds everything in place. */
+	if (node_swap(r->node, &handle))
+		abort();
+	return 0;
+}
+
+static int finish_swap(struct restore *r, int fd)
+{
+	struct node *parent;
+	int ret;
+
+	pthread_mutex_lock(&r->node->lock);
+	parent = r->node->parent ? node_ref(r->node->parent) : NULL;
+	pthread_mutex_unlock(&r->node->lock);
+	if (!parent)
+		return -EAGAIN;
+	node_dir_lock(parent);
+	pthread_mutex_lock(&r->node->lock);
+	ret = swap_locked(r, fd, parent);
+	if (!ret) {
+		struct tier_file *file = r->move->file;
+
+		r->move->committed = true;
+		if (file->src) {
+			tier_src_put(file->src);
+			file->src = NULL;
+		}
+	}
+	pthread_mutex_unlock(&r->node->lock);
+	node_dir_unlock(parent);
+	node_unref(parent);
+	return ret;
+}
+
+static int restore_swap(struct restore *r, const struct stat *st)
+{
+	_cleanup_close_ int fd = -1;
+	int ret;
+
+	fd = openat(r->tier->parts.front->staging_fd, ".",
+		    O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return -errno;
+	ret = copy(r, fd);
+	if (ret)
+		return ret;
+	/* The bulk of it before any lock is taken. */
+	if (fdatasync(fd) < 0)
+		return -errno;
+	ret = journal_restore(r, st);
+	return ret ? ret : finish_swap(r, fd);
+}
+
+/* ---- in place ------------------------------------------------------------ */
+
+static void set_filling(struct restore *r, bool filling, const struct stat *st)
+{
+	struct tier_file *file = r->move->file;
+
+	pthread_mutex_lock(&r->node->lock);
+	file->filling = filling;
+	if (filling) {
+		file->fill_atime = st->st_atim;
+		file->fill_mtime = st->st_mtim;
+	}
+	pthread_mutex_unlock(&r->node->lock);
+}
+
+/* Ends with the data valid (ret 0) or cut off, and the times put back. */
+static int finish_fill(struct restore *r, int fd, int ret)
+{
+	struct tier_file *file = r->move->file;
+	struct timespec times[2];
+	struct spill_ea ea;
+
+	pthread_mutex_lock(&r->node->lock);
+	if (!ret && (r->move->cancelled || file->ea.state != SPILL_RELEASED))
+		ret = -ECANCELED;
+	if (ret)
+		ftruncate(fd, 0);
+	times[0] = file->fill_atime;
+	times[1] = file->fill_mtime;
+	futimens(fd, times);
+	file->filling = false;
+	if (!ret) {
+		ea = file->ea;
+		ea.state = SPILL_MIGRATED;
+		ret = tier_ea_set(file, &ea, true);
+	}
+	if (!ret) {
+		r->move->committed = true;
+		if (file->src) {
+			tier_src_put(file->src);
+			file->src = NULL;
+		}
+	}
+	pthread_mutex_unlock(&r->node->lock);
+	return ret;
+}
+
+static int restore_in_place(struct restore *r, const struct stat *st)
+{
+	_cleanup_close_ int fd = -1;
+	int ret;
+
+	ret = journal_restore(r, st);
+	if (ret)
+		return ret;
+	fd = node_open(r->node, O_RDWR | O_NOATIME);
+	if (fd < 0)
+		return fd;
+	set_filling(r, true, st);
+	ret = copy(r, fd);
+	if (!ret && fsync(fd) < 0)
+		ret = -errno;
+	return finish_fill(r, fd, ret);
+}
+
+/* ---- the job ------------------------------------------------------------- */
+
+static int restore(struct restore *r)
+{
+	struct tier_file *file = r->move->file;
+	struct stat st;
+	int ret = 0;
+
+	pthread_mutex_lock(&r->node->lock);
+	r->ea = file->ea;
+	if (r->move->cancelled || r->ea.state != SPILL_RELEASED)
+		ret = -ECANCELED;
+	r->swap = r->node->parent && r->node->name;
+	pthread_mutex_unlock(&r->node->lock);
+	if (!ret)
+		ret = tier_stat_node(r->node, &st);
+	if (ret)
+		return ret;
+	r->target = tier_target(r->tier, r->ea.copies[0].target);
+	if (!r->target)
+		return -EIO;
+	ret = check_room(r);
+	if (ret)
+		return ret;
+	if (r->swap && st.st_nlink == 1) {
+		ret = restore_swap(r, &st);
+		if (ret != -EAGAIN)
+			return ret;
+		/* It got a second name, or lost its last, meanwhile. */
+		tier_done_after_sync(r->tier, r->move->intent);
+		ret = tier_stat_node(r->node, &st);
+		if (ret)
+			return ret;
+	}
+	r->swap = false;
+	return restore_in_place(r, &st);
+}
+
+static void report(struct restore *r, int err)
+{
+	struct tier_request *req = r->move->req;
+	const char *target = r->target ? target_name(r->target) : "?";
+	char path[256];
+
+	if (!err) {
+		if (req)
+			req->bytes = r->ea.size;
+		tier_answer(req, TIER_DONE, NULL);
+		return;
+	}
+	if (err == -ECANCELED) {
+		tier_answer(req, TIER_FAILED, "cancelled");
+		return;
+	}
+	node_path(r->node, path, sizeof(path));
+	if (err == -EBADMSG) {
+		log_error("target %s: object %016" PRIx64 " of %s is damaged: "
+			  "its checksum is not that of the migrated file",
+			  target, r->ea.copies[0].oid, path);
+		tier_answer(req, TIER_FAILED, "the object on %s is damaged",
+			    target);
+	} else if (err == -ENOSPC) {
+		tier_answer(req, TIER_FAILED, "no room on the front");
+	} else {
+		log_error("target %s: restoring %s: %s", target, path,
+			  strerror(-err));
+		tier_answer(req, TIER_FAILED, "target %s: %s", target,
+			    strerror(-err));
+	}
+}
+
+void tier_restore_run(struct mover_job *job, struct tier_move *move)
+{
+	struct restore r = {.job = job,
+			    .tier = move->file->tier,
+			    .move = move,
+			    .node = move->file->node};
+	int err = -ECANCELED;
+
+	if (!atomic_load(&job->ctl.cancelled))
+		err = restore(&r);
+	if (!err)
+		tier_count(r.tier, SPILL_RELEASED, SPILL_MIGRATED, r.ea.size);
+	tier_done_after_sync(r.tier, move->intent);
+	report(&r, err);
+	/* A cancelled one is begun again by whoever still needs it. */
+	if (err == -ECANCELED)
+		err = 0;
+	else if (err && err != -ENOSPC)
+		err = -EIO;
+	tier_move_end(move, err);
+}
