@@ -1,0 +1,244 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Recovery: each intent that a crash left is rolled forward or back.
+ *
+ * Runs before the mount serves requests, alone, in the order of the intents'
+ * ids, which is that of the steps. Every case is written so that it can be
+ * interrupted and run again: an intent is dropped only after a sync of what was
+ * done for it (tier_done_after_sync), objects are deleted in the background
+ * under the intent that names them (tier_delete.c).
+ *
+ *   CREATE   the EA names the object and says MIGRATED or later: done. Else
+ *            the copy is not to be trusted: EA none, object deleted.
+ *   WRITE    the file may have been changed: its copy goes, and the EA's
+ *            claim on it. But a stub whose only data is the copy keeps it: the
+ *            change was not made.
+ *   RELEASE  the EA says RELEASED: the data are cut off, the times put back.
+ *   RESTORE  in place: the EA says RELEASED: what was filled in is cut off. By
+ *            a swap: the new file goes if it did not get its place.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <dirent.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cleanup.h"
+#include "log.h"
+#include "tier_impl.h"
+#include "util.h"
+
+struct found {
+	int fd; /* O_PATH; -1: the file is gone */
+	bool has_ea;
+	struct spill_ea ea;
+	struct stat st;
+};
+
+static void found_close(struct found *f)
+{
+	cleanup_close(&f->fd);
+}
+
+static int find(struct tier *tier, const struct intent *intent,
+		struct found *ret)
+{
+	struct front *front = tier->parts.front;
+	int err;
+
+	ret->fd = front_open_handle(front, &intent->handle, O_PATH);
+	if (ret->fd == -ESTALE || ret->fd == -ENOENT) {
+		ret->fd = -1;
+		return 0;
+	}
+	if (ret->fd < 0)
+		return ret->fd;
+	if (fstatat(ret->fd, "", &ret->st, AT_EMPTY_PATH) < 0)
+		return -errno;
+	err = front_ea_get(front, ret->fd, &ret->ea);
+	ret->has_ea = !err;
+	return err == -ENODATA ? 0 : err;
+}
+
+static bool names(const struct found *f, const struct intent *intent)
+{
+	for (unsigned int i = 0; f->has_ea && i < f->ea.ncopies; i++)
+		if (f->ea.copies[i].target == intent->target &&
+		    f->ea.copies[i].oid == intent->oid)
+			return true;
+	return false;
+}
+
+static int drop_copies(struct tier *tier, struct found *f)
+{
+	struct spill_ea ea = {
+		.flags = f->ea.flags & (TIERFS_EA_F_PINNED | TIERFS_EA_F_INO),
+		.ino = f->ea.ino,
+	};
+
+	if (f->ea.state == SPILL_MIGRATED)
+		tier_count(tier, SPILL_MIGRATED, SPILL_NONE, f->ea.size);
+	return front_ea_set(tier->parts.front, f->fd, &ea);
+}
+
+static void delete_object(struct tier *tier, const struct intent *intent)
+{
+	tier_stale_add(tier, &(struct tier_stale){.target = intent->target,
+						  .object = true,
+						  .oid = intent->oid,
+						  .intent = intent->id});
+}
+
+static int recover_create(struct tier *tier, const struct intent *intent,
+			  struct found *f)
+{
+	int ret;
+
+	if (f->fd >= 0 && names(f, intent)) {
+		if (f->ea.state != SPILL_MIGRATING) {
+			tier_done_after_sync(tier, intent->id);
+			return 0;
+		}
+		ret = drop_copies(tier, f);
+		if (ret)
+			return ret;
+	}
+	delete_object(tier, intent);
+	return 0;
+}
+
+static int recover_write(struct tier *tier, const struct intent *intent,
+			 struct found *f)
+{
+	int ret;
+
+	if (f->fd >= 0 && names(f, intent)) {
+		if (f->ea.state == SPILL_RELEASED ||
+		    f->ea.state == SPILL_DIRTY) {
+			tier_done_after_sync(tier, intent->id);
+			return 0;
+		}
+		/* In orphans the object is deleted with the file. */
+		ret = drop_copies(tier, f);
+		if (ret)
+			return ret;
+	}
+	delete_object(tier, intent);
+	return 0;
+}
+
+static int cut_off(struct tier *tier, const struct intent *intent,
+		   struct found *f)
+{
+	const struct timespec times[2] = {timespec_from_ns(intent->atime),
+					  timespec_from_ns(intent->mtime)};
+	_cleanup_close_ int fd = -1;
+
+	if (f->fd < 0 || !names(f, intent) || f->ea.state != SPILL_RELEASED)
+		return 0;
+	fd = front_open_handle(tier->parts.front, &intent->handle, O_RDWR);
+	if (fd < 0)
+		return fd;
+	if (f->st.st_size > 0 && ftruncate(fd, 0) < 0)
+		return -errno;
+	/* Later changes by the user had a ctime of their own to show. */
+	if (f->ea.flags & TIERFS_EA_F_CTIME && futimens(fd, times) < 0)
+		return -errno;
+	return 0;
+}
+
+/* Both ends of a swap that was cut short are removed; the stub that holds a
+ * number for the restored file stays, without an EA. */
+static int recover_slot(struct tier *tier, const struct intent *intent)
+{
+	struct front *front = tier->parts.front;
+	_cleanup_close_ int fd = -1;
+	struct spill_ea ea;
+	char slot[24];
+	int ret;
+
+	snprintf(slot, sizeof(slot), "%" PRIu64, intent->ino);
+	fd = openat(front->inodes_fd, slot, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return errno == ENOENT ? 0 : -errno;
+	ret = front_ea_get(front, fd, &ea);
+	if (ret)
+		return ret == -ENODATA ? 0 : ret;
+	if (ea.state == SPILL_RELEASED)
+		return removexattr_fd(fd, front->ea_spill);
+	return unlinkat(front->inodes_fd, slot, 0) < 0 ? -errno : 0;
+}
+
+static int recover_one(struct tier *tier, const struct intent *intent)
+{
+	_cleanup_(found_close) struct found f = {.fd = -1};
+	int ret;
+
+	ret = find(tier, intent, &f);
+	if (ret)
+		return ret;
+	switch (intent->kind) {
+	case INTENT_CREATE:
+		return recover_create(tier, intent, &f);
+	case INTENT_WRITE:
+		return recover_write(tier, intent, &f);
+	case INTENT_RELEASE:
+		ret = cut_off(tier, intent, &f);
+		break;
+	case INTENT_RESTORE:
+		ret = intent->ino ? recover_slot(tier, intent)
+				  : cut_off(tier, intent, &f);
+		break;
+	}
+	if (!ret)
+		tier_done_after_sync(tier, intent->id);
+	return ret;
+}
+
+/* Nothing in staging is worth keeping: it never got a name. */
+static int clear_staging(struct front *front)
+{
+	struct dirent *entry;
+	DIR *dir;
+	int fd;
+
+	fd = openat(front->staging_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	dir = fdopendir(fd);
+	if (!dir) {
+		close(fd);
+		return -ENOMEM;
+	}
+	while ((entry = readdir(dir)))
+		if (entry->d_name[0] != '.')
+			unlinkat(fd, entry->d_name, 0);
+	closedir(dir);
+	return 0;
+}
+
+int tier_recover(struct tier *tier)
+{
+	_cleanup_free_ struct intent *intents = NULL;
+	size_t n;
+	int ret;
+
+	ret = journal_intents(tier->parts.journal, &intents, &n);
+	if (ret)
+		return ret;
+	for (size_t i = 0; i < n; i++) {
+		ret = recover_one(tier, &intents[i]);
+		/* One file that cannot be mended does not keep the others
+		 * away: its intent stays, and is tried at the next mount. */
+		if (ret)
+			log_error("recovering object %016" PRIx64 ": %s",
+				  intents[i].oid, strerror(-ret));
+	}
+	if (n)
+		log_info("recovered %zu steps that were in flight", n);
+	ret = clear_staging(tier->parts.front);
+	return ret ? ret : tier_stale_recover(tier);
+}
