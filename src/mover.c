@@ -287,16 +287,27 @@ void mover_drain(struct mover *m)
 
 /* -- jobs ------------------------------------------------------------------ */
 
+uint64_t mover_next_id(struct mover *m)
+{
+	uint64_t id;
+
+	pthread_mutex_lock(&m->lock);
+	id = ++m->last_id;
+	pthread_mutex_unlock(&m->lock);
+	return id;
+}
+
 int mover_submit(struct mover *m, struct mover_job *job, uint64_t *ret_id)
 {
-	assert(job->run && job->free && job->refs > 0 && !job->id &&
+	assert(job->run && job->free && job->refs > 0 &&
 	       job->prio < MOVER_PRIOS);
 	pthread_mutex_lock(&m->lock);
 	if (m->stop) {
 		pthread_mutex_unlock(&m->lock);
 		return -ESHUTDOWN;
 	}
-	job->id = ++m->last_id;
+	if (!job->id)
+		job->id = ++m->last_id;
 	job->state = JOB_WAITING;
 	job->queued_ns = monotonic_ns();
 	job->ctl.idle = job->prio == MOVER_IDLE;

@@ -88,6 +88,9 @@ void mover_stop(struct mover *mover);
 /* After mover_stop(), when no other call can come any more. */
 void mover_free(struct mover *mover);
 
+/* A fresh id. An owner who must know the id before the job can run sets job->id
+ * to it; else mover_submit() takes one. */
+uint64_t mover_next_id(struct mover *mover);
 /* Takes over one reference; *ret_id may be NULL, and is set before the job can
  * run. A job is submitted once. -ESHUTDOWN after stop: the job is not taken,
  * the reference stays the caller's. */

@@ -103,6 +103,7 @@ void tier_stale_kick(struct tier *tier)
 	dj = calloc(1, sizeof(*dj));
 	if (dj) {
 		dj->tier = tier;
+		dj->job.refs = 1;
 		dj->job.op = "delete";
 		dj->job.prio = MOVER_IDLE;
 		dj->job.run = delete_run;

@@ -150,13 +150,13 @@ static int queue_moves(struct tier *tier, enum tier_op op, enum mover_prio prio,
 	mj->release_after = op == TIER_MIGRATE_RELEASE;
 	mj->n = n;
 	memcpy(mj->moves, moves, n * sizeof(mj->moves[0]));
+	mj->job.refs = 1;
 	mj->job.op = op_names[op];
 	mj->job.prio = prio;
 	mj->job.bytes = bytes;
 	mj->job.order = moves[0]->ea.ncopies ? moves[0]->ea.copies[0].oid : 0;
 	mj->job.run = move_job_run;
 	mj->job.free = move_job_free;
-	atomic_store(&mj->job.ctl.idle, prio == MOVER_IDLE);
 	if (n == 1)
 		mj->job.path = strdup(path ? path : "");
 	else if (asprintf(&mj->job.path, "%s and %zu more", path ? path : "",

@@ -279,6 +279,7 @@ static int seek_queue(struct tier *tier, const struct spill_ea *ea,
 	sj->copy = ea->copies[0];
 	sj->size = ea->size;
 	sj->seek = seek;
+	sj->job.refs = 1;
 	sj->job.op = "seek";
 	sj->job.prio = MOVER_RECALL;
 	sj->job.order = ea->copies[0].oid;
