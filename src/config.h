@@ -53,12 +53,16 @@ struct config {
 	bool io_uring;
 	unsigned int max_threads; /* 0: libfuse's default */
 	bool allow_other;
-	char *fuse_opts; /* comma separated, what goes to libfuse as it is */
+	char *fuse_opts; /* comma separated, what goes to libfuse as it is:
+			  * ro and noatime too, but not allow_other, debug
+			  * and what the loop is told */
 };
 
 /* Parses the arguments of tierfs and of mount.fuse.tierfs. On -errno *ret_why
  * is a message for people (free it) and *ret is untouched.
- * -ECANCELED: --help or --version was asked for and printed. */
+ * -ECANCELED: nothing is left to do, with success: --help or --version was
+ * asked for and printed, or mount(8) only wants to know (mount -f). Not for
+ * two threads at once (getopt). */
 int config_parse(int argc, char **argv, struct config **ret, char **ret_why);
 void config_free(struct config *cfg);
 

@@ -21,11 +21,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/vfs.h>
 #include <sys/xattr.h>
 
 #include "cleanup.h"
@@ -45,13 +47,21 @@ static void front_closep(struct front **front)
 static int open_root(struct front *front, char **ret_why)
 {
 	struct statvfs vfs;
+	struct statfs fs;
 	struct stat st;
 
 	front->root_fd = open(front->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (front->root_fd < 0 || fstat(front->root_fd, &st) < 0 ||
-	    fstatvfs(front->root_fd, &vfs) < 0)
+	    fstatvfs(front->root_fd, &vfs) < 0 ||
+	    fstatfs(front->root_fd, &fs) < 0)
 		return fail_why(ret_why, -errno, "front %s: %s", front->path,
 				strerror(errno));
+	/* Mounted over itself, and asked for again: the lock is below. */
+	if (fs.f_type == FUSE_SUPER_MAGIC)
+		return fail_why(ret_why, -EBUSY,
+				"front %s: a FUSE file system is mounted there "
+				"(another tierfs?)",
+				front->path);
 	if (vfs.f_flag & ST_RDONLY)
 		return fail_why(ret_why, -EROFS,
 				"front %s: the file system is mounted "

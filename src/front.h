@@ -54,11 +54,11 @@ struct front {
  * Opens path as a front, makes .tierfs where it is missing, locks it.
  * name: the file system's; an existing front with another name is refused.
  * On failure *ret_why (free it) says what is wrong with which path:
- * -ENOTDIR -ENOENT -EACCES -EROFS, -EBUSY another daemon has it,
- * -EPROTONOSUPPORT a newer format, -EBADMSG a damaged format file,
- * -EOPNOTSUPP no EAs or handles there, -EEXIST another name, -EINVAL not a
- * name, -EXDEV .tierfs is a mount point. The front is as
- * it was (an empty .tierfs may be left).
+ * -ENOTDIR -ENOENT -EACCES -EROFS, -EBUSY another daemon has it, or a FUSE
+ * mount is there, -EPROTONOSUPPORT a newer format, -EBADMSG a damaged format
+ * file, -EOPNOTSUPP no EAs or handles there, -EEXIST another name, -EINVAL not
+ * a name, -EXDEV .tierfs is a mount point. The front is as it was (an empty
+ * .tierfs may be left).
  */
 int front_open(const char *path, const char *name, struct front **ret,
 	       char **ret_why);

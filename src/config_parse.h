@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef TIERFS_CONFIG_PARSE_H
+#define TIERFS_CONFIG_PARSE_H
+
+/* What the parts of config*.c share; for them alone. */
+
+#include <stdio.h>
+
+#include "config.h"
+
+/* Where a setting stands: file NULL is the command line. */
+struct config_origin {
+	const char *file;
+	unsigned int line;
+};
+
+/* Sets what the table's defaults say. */
+int config_defaults(struct config *cfg, char **ret_why);
+/* One option; value NULL: given without. -EINVAL, -ENOMEM with a message. */
+int config_set(struct config *cfg, const char *key, const char *value,
+	       const struct config_origin *from, char **ret_why);
+/* The number of an option of ours, below 64; -1: none of ours. */
+int config_option_number(const char *key);
+/* May the option stand in a file more than once? */
+bool config_option_repeats(const char *key);
+
+void config_help(FILE *out);
+void config_version(FILE *out);
+
+/* Reads path into cfg. -ENOENT: there is none, without a message. */
+int config_read_file(struct config *cfg, const char *path, char **ret_why);
+
+/* path without symlinks as far as it exists, absolute, without "." and "..". */
+int config_absolute(const char *path, char **ret);
+/* Refuses a front, mountpoint and targets that overlap. */
+int config_check_paths(const struct config *cfg, char **ret_why);
+
+#endif
