@@ -125,14 +125,16 @@ const char *size_text(uint64_t bytes, char buf[SIZE_TEXT_LEN])
 	double value = bytes;
 	unsigned int unit = 0;
 
-	while (value >= 1024 && unit + 1 < sizeof(units) - 1) {
+	/* By what will be printed: 1023.9K is 1.0M, not 1024K. */
+	while (value >= (unit ? 1023.5 : 1024) &&
+	       unit + 1 < sizeof(units) - 1) {
 		value /= 1024;
 		unit++;
 	}
 	if (unit == 0)
 		snprintf(buf, SIZE_TEXT_LEN, "%u", (unsigned int)bytes);
 	else
-		snprintf(buf, SIZE_TEXT_LEN, value < 10 ? "%.1f%c" : "%.0f%c",
+		snprintf(buf, SIZE_TEXT_LEN, value < 9.95 ? "%.1f%c" : "%.0f%c",
 			 value, units[unit]);
 	return buf;
 }
@@ -181,6 +183,8 @@ int pwrite_full(int fd, const void *buf, size_t len, off_t off)
 			continue;
 		if (n < 0)
 			return -errno;
+		if (n == 0) /* never, or we would try for ever */
+			return -EIO;
 		p += n;
 		off += n;
 		len -= n;
@@ -196,7 +200,9 @@ int write_file_durably(int dirfd, const char *name, const void *buf, size_t len)
 
 	if (asprintf(&tmp, "%s.new", name) < 0)
 		return -ENOMEM;
-	fd = openat(dirfd, tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	fd = openat(dirfd, tmp,
+		    O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC,
+		    0600);
 	if (fd < 0)
 		return -errno;
 	ret = pwrite_full(fd, buf, len, 0);

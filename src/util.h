@@ -37,8 +37,14 @@ void __tsan_release(void *addr);
 #define TSAN_RELEASE(p) ((void)(p))
 #endif
 
+/* Times that do not fit (before 1678, after 2261; ext4 and xfs know later
+ * ones) become the nearest that does. */
 static inline int64_t timespec_to_ns(struct timespec ts)
 {
+	if (ts.tv_sec >= INT64_MAX / NSEC_PER_SEC)
+		return INT64_MAX;
+	if (ts.tv_sec <= INT64_MIN / NSEC_PER_SEC)
+		return INT64_MIN;
 	return (int64_t)ts.tv_sec * NSEC_PER_SEC + ts.tv_nsec;
 }
 
@@ -79,7 +85,8 @@ int pread_full(int fd, void *buf, size_t len, off_t off);
 int pwrite_full(int fd, const void *buf, size_t len, off_t off);
 
 /* Writes a file whole and durably: temporary name, fsync, rename, fsync of
- * dirfd. After a failure (-errno) the old contents, if any, are there. */
+ * dirfd (not O_PATH). After a failure (-errno) the old contents, if any, are
+ * there; but when the last step fails, the new ones, maybe not durable. */
 int write_file_durably(int dirfd, const char *name, const void *buf,
 		       size_t len);
 
