@@ -315,15 +315,14 @@ static int node_take(struct node_table *table, struct node *parent, int dirfd,
 	return 0;
 }
 
-int node_lookup_at(struct node *parent, int dirfd, const char *name,
-		   struct stat *ret_stat, struct node **ret)
+int node_lookup_locked(struct node *parent, int dirfd, const char *name,
+		       struct stat *ret_stat, struct node **ret)
 {
 	struct node_table *table = parent->table;
 	struct front_handle handle;
 	struct stat st;
 	int err;
 
-	node_dir_lock(parent);
 	err = fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) < 0 ? -errno : 0;
 	if (!err && st.st_dev != table->front->dev)
 		err = -EXDEV;
@@ -332,9 +331,19 @@ int node_lookup_at(struct node *parent, int dirfd, const char *name,
 	if (!err)
 		err = node_take(table, parent, dirfd, name, &handle, st.st_mode,
 				ret);
-	node_dir_unlock(parent);
 	if (!err && ret_stat)
 		*ret_stat = st;
+	return err;
+}
+
+int node_lookup_at(struct node *parent, int dirfd, const char *name,
+		   struct stat *ret_stat, struct node **ret)
+{
+	int err;
+
+	node_dir_lock(parent);
+	err = node_lookup_locked(parent, dirfd, name, ret_stat, ret);
+	node_dir_unlock(parent);
 	return err;
 }
 

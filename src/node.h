@@ -89,12 +89,19 @@ struct front *node_front(const struct node *node);
  */
 int node_lookup(struct node *parent, const char *name, struct stat *ret_stat,
 		struct node **ret);
+/* The same with the directory lock of parent held, and dirfd a descriptor of
+ * it. */
+int node_lookup_locked(struct node *parent, int dirfd, const char *name,
+		       struct stat *ret_stat, struct node **ret);
 /* The same for an open descriptor that has no name yet (O_TMPFILE). */
 int node_from_fd(struct node_table *table, int fd, struct stat *ret_stat,
 		 struct node **ret);
 /* The node with this handle if it is known, with a reference, else NULL. */
 struct node *node_find(struct node_table *table,
 		       const struct front_handle *handle);
+
+/* Its handle now; a swap gives it another. */
+struct front_handle node_handle(struct node *node);
 
 struct node *node_ref(struct node *node);
 void node_unref(struct node *node);

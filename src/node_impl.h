@@ -46,7 +46,5 @@ void fd_cache_drop(struct fd_cache *cache, struct node *node);
 int node_lookup_at(struct node *parent, int dirfd, const char *name,
 		   struct stat *ret_stat, struct node **ret);
 
-/* A copy of the node's handle: no lock needed. */
-struct front_handle node_handle(struct node *node);
 
 #endif

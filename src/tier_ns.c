@@ -57,7 +57,7 @@ static int name_node(struct tier *tier, struct node *parent, int dirfd,
 		return 0;
 	if (front_ea_get_at(front, dirfd, name, &ea) == -ENODATA)
 		return 0;
-	return node_lookup(parent, name, NULL, ret);
+	return node_lookup_locked(parent, dirfd, name, NULL, ret);
 }
 
 /* Does the end of this file's last name leave something to delete? */

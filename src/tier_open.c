@@ -85,7 +85,7 @@ static int need_write_intent(struct tier_file *file)
 		.kind = INTENT_WRITE,
 		.target = file->ea.copies[0].target,
 		.oid = file->ea.copies[0].oid,
-		.handle = file->node->key->handle,
+		.handle = node_handle(file->node),
 	};
 	wi->req = (struct journal_req){
 		.intents = &wi->intent,

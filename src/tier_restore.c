@@ -90,7 +90,7 @@ static int journal_restore(struct restore *r, const struct stat *st)
 		.kind = INTENT_RESTORE,
 		.target = r->ea.copies[0].target,
 		.oid = r->ea.copies[0].oid,
-		.handle = r->node->key->handle,
+		.handle = node_handle(r->node),
 		.mtime = timespec_to_ns(st->st_mtim),
 		.atime = timespec_to_ns(st->st_atim),
 	};
