@@ -478,7 +478,8 @@ class Rig:
         """A tier, not yet mounted, in directories of its own on the shared
         disks of that file system, or on those given."""
         self.count += 1
-        name = f"t{self.count}"
+        # Sockets are named by it: another run's must be others.
+        name = f"t{os.getpid()}-{self.count}"
         disk = front or self.disk(f"front-{fs}", fs, 2 * GIB)
         target_disk = target or self.disk(f"target-{fs}", fs, 4 * GIB)
         tier = Tier(self, disk.path / name, target_disk.path / name,
