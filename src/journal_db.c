@@ -184,6 +184,23 @@ static int db_quick_check(struct journal_db *db, char **ret_why)
 	return ret;
 }
 
+/* SQLite calls a page that the disk cannot read malformed. Is it the disk? */
+static int db_disk_error(struct journal_db *db)
+{
+	_cleanup_close_ int fd = -1;
+	off_t off = 0;
+	char buf[4096];
+	ssize_t n;
+
+	/* Closing drops SQLite's locks: only for a database that is given up. */
+	fd = openat(db->dirfd, JOURNAL_NAME, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	while ((n = pread(fd, buf, sizeof(buf), off)) > 0)
+		off += n;
+	return n < 0 ? -errno : 0;
+}
+
 /* Is it ours, and of a version that we know? Changes nothing. */
 static int db_recognise(struct journal_db *db, char **ret_why)
 {
@@ -342,6 +359,13 @@ int journal_db_open(int dirfd, struct journal_db **ret_db, char **ret_why)
 			 strerror(-ret));
 	} else {
 		ret = db_setup(db, ret_why);
+	}
+	if (ret == -EBADMSG && db_disk_error(db)) {
+		ret = -EIO;
+		if (ret_why)
+			free(*ret_why);
+		fail_why(ret_why, ret, JOURNAL_NAME ": cannot be read: %s",
+			 strerror(-ret));
 	}
 	if (ret) {
 		journal_db_close(db);

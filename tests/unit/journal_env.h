@@ -34,9 +34,18 @@
 
 /* -- faults: SQLite's system calls go through these ---------------------- */
 
-static _Atomic(int) fail_pwrite, fail_sync; /* errno, or 0 */
+static _Atomic(int) fail_pread, fail_pwrite, fail_sync; /* errno, or 0 */
 static _Atomic(int) sync_sleep_us;
 static _Atomic(unsigned int) syncs;
+
+ssize_t pread64(int fd, void *buf, size_t len, off64_t off)
+{
+	if (fail_pread && off >= 8192) { /* not the header */
+		errno = fail_pread;
+		return -1;
+	}
+	return syscall(SYS_pread64, fd, buf, len, off);
+}
 
 ssize_t pwrite64(int fd, const void *buf, size_t len, off64_t off)
 {
@@ -100,7 +109,7 @@ static int teardown(void **state)
 {
 	struct env *env = *state;
 
-	fail_pwrite = fail_sync = sync_sleep_us = 0;
+	fail_pread = fail_pwrite = fail_sync = sync_sleep_us = 0;
 	close(env->fd);
 	nftw(env->dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 	free(env);

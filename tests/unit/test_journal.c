@@ -312,6 +312,22 @@ static void test_newer(void **state)
 	fill(env, 1);
 }
 
+/* The disk's error is not taken for damage. */
+static void test_unreadable(void **state)
+{
+	_cleanup_free_ char *why = NULL;
+	struct env *env = *state;
+	struct journal *j;
+
+	fill(env, 20);
+	unlinkat(env->fd, "journal.db-wal", 0);
+	fail_pread = EIO;
+	assert_int_equal(journal_open(env->fd, &j, &why), -EIO);
+	assert_non_null(strstr(why, "cannot be read"));
+	fail_pread = 0;
+	fill(env, 1);
+}
+
 static void test_busy(void **state)
 {
 	struct env *env = *state;
@@ -337,7 +353,7 @@ int main(void)
 		TEST(test_lazy_in_time), TEST(test_async),
 		TEST(test_group_commit), TEST(test_counts),
 		TEST(test_damaged),	 TEST(test_newer),
-		TEST(test_busy),
+		TEST(test_unreadable),	 TEST(test_busy),
 	};
 
 	return cmocka_run_group_tests_name("journal", tests, NULL, NULL);
