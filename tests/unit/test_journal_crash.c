@@ -51,7 +51,6 @@ static void run_and_kill(struct env *env, struct told *told, uint64_t seed)
 {
 	struct child c[4];
 	unsigned int before = told->adds;
-	unsigned int before = told->adds;
 	pthread_t thread;
 	pid_t pid = fork();
 	int status;
