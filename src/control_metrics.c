@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What is known, as families of OpenMetrics. The text is made by the asker,
+ * who may have to merge the families of several mounts.
+ */
+#include <stdlib.h>
+
+#include "cleanup.h"
+#include "control_int.h"
+#include "util.h"
+
+static json_t *family(json_t *all, const char *name, const char *type,
+		      const char *unit, const char *help)
+{
+	json_t *ret =
+		json_pack("{s:s, s:s, s:s, s:s, s:[]}", "family", name, "type",
+			  type, "unit", unit, "help", help, "samples");
+
+	json_array_append_new(all, ret);
+	return ret; /* borrowed from all */
+}
+
+/* key may be NULL. */
+static void sample(const struct control *control, json_t *family,
+		   const char *suffix, const char *key, const char *label,
+		   double value)
+{
+	json_t *labels =
+		json_pack("{s:s}", "name", control->parts->config->name);
+
+	if (labels && key)
+		json_object_set_new(labels, key, json_string(label));
+	json_array_append_new(json_object_get(family, "samples"),
+			      json_pack("{s:s, s:o, s:f}", "suffix", suffix,
+					"labels", labels, "value", value));
+}
+
+static void add_front(const struct control *control, json_t *all)
+{
+	uint64_t used = 0, avail = 0;
+	json_t *f;
+
+	if (front_usage(control->parts->front, &used, &avail))
+		return;
+	f = family(all, "tierfs_front_bytes", "gauge", "bytes",
+		   "Bytes of the front, in use and available.");
+	sample(control, f, "", "kind", "used", used);
+	sample(control, f, "", "kind", "available", avail);
+	f = family(all, "tierfs_front_watermark_ratio", "gauge", "ratio",
+		   "Use of the front at which releasing starts and ends.");
+	sample(control, f, "", "kind", "high",
+	       control->parts->config->high / 100);
+	sample(control, f, "", "kind", "low",
+	       control->parts->config->low / 100);
+}
+
+static void add_states(const struct control *control, json_t *all)
+{
+	struct tier_counts counts;
+	json_t *f;
+
+	tier_counts(control->tier, &counts);
+	f = family(all, "tierfs_files", "gauge", "", "Files by state.");
+	for (int i = 0; i < SPILL_STATES; i++)
+		sample(control, f, "", "state", spill_state_name(i),
+		       counts.files[i]);
+	f = family(all, "tierfs_file_bytes", "gauge", "bytes",
+		   "Logical bytes of files by state.");
+	for (int i = 0; i < SPILL_STATES; i++)
+		sample(control, f, "", "state", spill_state_name(i),
+		       counts.bytes[i]);
+}
+
+static void add_targets(const struct control *control, json_t *all)
+{
+	const struct tier_parts *parts = control->parts;
+	json_t *online, *bytes, *used;
+
+	online = family(all, "tierfs_target_online", "gauge", "",
+			"1 for a target that can be used.");
+	bytes = family(all, "tierfs_target_size_bytes", "gauge", "bytes",
+		       "Capacity of a target, as last seen.");
+	used = family(all, "tierfs_target_used_bytes", "gauge", "bytes",
+		      "Bytes of a target in use, as last seen.");
+	for (unsigned int i = 0; i < parts->ntargets; i++) {
+		struct target *target = parts->targets[i];
+		struct target_usage usage = {0};
+		const char *name;
+
+		if (!target)
+			continue;
+		name = target_name(target);
+		target_usage(target, &usage);
+		sample(control, online, "", "target", name,
+		       target_online(target, NULL, 0));
+		sample(control, bytes, "", "target", name, usage.bytes);
+		sample(control, used, "", "target", name, usage.used);
+	}
+}
+
+static void add_work(const struct control *control, json_t *all)
+{
+	static const char *const prios[] = {"recall", "asked", "idle"};
+	size_t n[MOVER_PRIOS] = {0};
+	struct journal_stats stats;
+	json_t *f;
+
+	mover_queued(control->parts->mover, n);
+	f = family(all, "tierfs_jobs_waiting", "gauge", "",
+		   "Jobs that wait, by priority.");
+	for (int i = 0; i < MOVER_PRIOS; i++)
+		sample(control, f, "", "priority", prios[i], n[i]);
+	journal_stats(control->parts->journal, &stats);
+	f = family(all, "tierfs_journal_commits", "counter", "",
+		   "Commits of the journal.");
+	sample(control, f, "_total", NULL, NULL, stats.commits);
+	f = family(all, "tierfs_journal_intents", "counter", "",
+		   "Intents written to the journal.");
+	sample(control, f, "_total", NULL, NULL, stats.added);
+	f = family(all, "tierfs_nodes", "gauge", "", "Files known in memory.");
+	sample(control, f, "", NULL, NULL, node_count(control->parts->nodes));
+}
+
+json_t *control_metrics(struct control *control)
+{
+	json_t *all = json_array(), *f;
+
+	if (!all)
+		return NULL;
+	f = family(all, "tierfs_build", "info", "", "The daemon.");
+	sample(control, f, "_info", "version", TIERFS_VERSION, 1);
+	f = family(all, "tierfs_passthrough", "gauge", "",
+		   "1 where resident files are read and written by the kernel "
+		   "alone.");
+	pthread_mutex_lock(&control->lock);
+	sample(control, f, "", NULL, NULL, control->passthrough);
+	pthread_mutex_unlock(&control->lock);
+	add_front(control, all);
+	add_states(control, all);
+	add_targets(control, all);
+	add_work(control, all);
+	return all;
+}

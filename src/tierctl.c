@@ -1,0 +1,360 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * tierctl: asks the daemons of tierfs mounts, and has them move data.
+ *
+ * All rights are checked by the daemon; the tool only finds it, sends paths
+ * and prints what comes back. It exits as soon as nothing more can come.
+ */
+#include "tierctl.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cleanup.h"
+
+#ifndef ARRAY_SIZE
+#define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
+#endif
+
+/* Letters of options a command takes: r recursive, R release, n no-wait,
+ * 0 and f: names from a file. */
+static const struct command commands[] = {
+	{"status", "[PATH...]", "0f", "what mounts, or files, are like",
+	 "Without PATH: each mount, with the front's use and watermarks, "
+	 "files\n"
+	 "and bytes by state, targets, queues and the last errors (root). "
+	 "With\n"
+	 "PATH: each file's state, size, bytes on the front, copies, whether "
+	 "it\n"
+	 "is pinned and how often it is open (who can read it).\n",
+	 true},
+	{"migrate", "PATH...", "rRn0f", "copy files to the target",
+	 "Copy the files' data to the target. With --release, also drop it "
+	 "from\n"
+	 "the front afterwards.\n",
+	 true},
+	{"release", "PATH...", "rn0f",
+	 "drop the data of migrated files from the front",
+	 "Drop the data of files that are migrated from the front. What is "
+	 "not\n"
+	 "migrated, or is in use, is refused.\n",
+	 true},
+	{"restore", "PATH...", "rn0f", "bring released files back",
+	 "Bring the data of released files back to the front.\n", true},
+	{"pin", "PATH...", "rn0f", "keep files on the front",
+	 "Keep files on the front, and bring them back if they are released. "
+	 "A\n"
+	 "pinned directory pins all that is below it, now and later; -r "
+	 "changes\n"
+	 "nothing about that.\n",
+	 true},
+	{"unpin", "PATH...", "rn0f", "the opposite",
+	 "Take the pin of files or directories away. With -r, also the pins "
+	 "of\n"
+	 "everything below directories.\n",
+	 true},
+	{"queue", "", "", "the jobs that run and wait",
+	 "The jobs that run and wait (root).\n", false},
+	{"cancel", "ID...", "", "cancel jobs",
+	 "Cancel jobs of the queue (root, and who asked for them). With "
+	 "several\n"
+	 "mounts, --mount says whose.\n",
+	 false},
+	{"metrics", "", "", "OpenMetrics text",
+	 "What the daemons count, as OpenMetrics text (root).\n", false},
+};
+
+enum long_only {
+	OPT_JSON = 256,
+	OPT_MOUNT,
+	OPT_NO_WAIT,
+	OPT_FILES_FROM,
+	OPT_RELEASE,
+};
+
+static const struct option long_options[] = {
+	{"json", no_argument, NULL, OPT_JSON},
+	{"quiet", no_argument, NULL, 'q'},
+	{"mount", required_argument, NULL, OPT_MOUNT},
+	{"help", no_argument, NULL, 'h'},
+	{"version", no_argument, NULL, 'V'},
+	{"recursive", no_argument, NULL, 'r'},
+	{"release", no_argument, NULL, OPT_RELEASE},
+	{"no-wait", no_argument, NULL, OPT_NO_WAIT},
+	{"null", no_argument, NULL, '0'},
+	{"files-from", required_argument, NULL, OPT_FILES_FROM},
+	{NULL},
+};
+
+static const struct {
+	char letter;
+	const char *text;
+} option_help[] = {
+	{'r', "  -r, --recursive     directories: all files below\n"},
+	{'R',
+	 "      --release       drop the data from the front afterwards\n"},
+	{'n', "      --no-wait       return when it is queued\n"},
+	{'f', "      --files-from=FILE\n"
+	      "                      read further PATHs from FILE, one a line; "
+	      "- is stdin\n"},
+	{'0', "  -0, --null          names in FILE end with a zero byte\n"},
+};
+
+void complain(const char *what, const char *why)
+{
+	char *safe = what ? print_safe(what) : NULL;
+
+	print_clear();
+	fflush(stdout);
+	if (safe)
+		fprintf(stderr, "tierctl: %s: %s\n", safe, why);
+	else
+		fprintf(stderr, "tierctl: %s\n", why);
+	free(safe);
+}
+
+/* ---- help --------------------------------------------------------------------- */
+
+static const char global_help[] =
+	"Global options, before or after the command:\n"
+	"      --json          one JSON object a line\n"
+	"  -q, --quiet         errors alone\n"
+	"      --mount DIR     the mount that DIR is on\n"
+	"  -h, --help          this text, or the command's\n"
+	"  -V, --version       the version\n";
+
+static void help(void)
+{
+	printf("usage: tierctl [--json] [--quiet] [--mount DIR] COMMAND "
+	       "[ARGS]\n\nCommands:\n");
+	for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
+		printf("  %-8s %-10s %s\n", commands[i].name, commands[i].args,
+		       commands[i].brief);
+	printf("\n%s\n"
+	       "tierctl COMMAND --help tells more.\n"
+	       "Exit status: 0 all done; 1 something was refused or failed; "
+	       "2 usage;\n3 no daemon, or no right to ask it.\n",
+	       global_help);
+}
+
+static void help_command(const struct command *command)
+{
+	printf("usage: tierctl %s%s%s%s\n\n%s\n", command->name,
+	       *command->options ? " [OPTIONS]" : "", *command->args ? " " : "",
+	       command->args, command->help);
+	if (*command->options)
+		printf("Options:\n");
+	for (size_t i = 0; i < ARRAY_SIZE(option_help); i++) {
+		if (strchr(command->options, option_help[i].letter))
+			fputs(option_help[i].text, stdout);
+	}
+	printf("%s%s", *command->options ? "\n" : "", global_help);
+}
+
+/* ---- options ------------------------------------------------------------------ */
+
+static int usage(const char *what, const char *why)
+{
+	complain(what, why);
+	fprintf(stderr, "Try 'tierctl --help'.\n");
+	return EXIT_USAGE;
+}
+
+static const struct command *command_find(const char *name)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
+		if (!strcmp(commands[i].name, name))
+			return &commands[i];
+	}
+	return NULL;
+}
+
+/* Reads argv. -1: go on, else the exit code. */
+static int parse(int argc, char **argv, struct options *opt)
+{
+	bool want_help = false;
+	int c;
+
+	while ((c = getopt_long(argc, argv, "qhVr0", long_options, NULL)) !=
+	       -1) {
+		switch (c) {
+		case OPT_JSON:
+			opt->json = true;
+			break;
+		case 'q':
+			opt->quiet = true;
+			break;
+		case OPT_MOUNT:
+			opt->mount = optarg;
+			break;
+		case 'h':
+			want_help = true;
+			break;
+		case 'V':
+			printf("tierctl %s\n", TIERFS_VERSION);
+			return EXIT_DONE;
+		case 'r':
+			opt->recursive = true;
+			break;
+		case OPT_RELEASE:
+			opt->release = true;
+			break;
+		case OPT_NO_WAIT:
+			opt->no_wait = true;
+			break;
+		case '0':
+			opt->zero = true;
+			break;
+		case OPT_FILES_FROM:
+			opt->files_from = optarg;
+			break;
+		default: /* getopt has said why */
+			fprintf(stderr, "Try 'tierctl --help'.\n");
+			return EXIT_USAGE;
+		}
+	}
+	if (optind < argc) {
+		opt->command = command_find(argv[optind]);
+		if (!opt->command)
+			return usage(argv[optind], "unknown command");
+		opt->args = argv + optind + 1;
+		opt->nargs = argc - optind - 1;
+	}
+	if (!want_help)
+		return -1;
+	if (opt->command)
+		help_command(opt->command);
+	else
+		help();
+	return EXIT_DONE;
+}
+
+/* Do the options fit the command? -1: yes, else the exit code. */
+static int check(const struct options *opt)
+{
+	const struct {
+		bool given;
+		char letter;
+		const char *why;
+	} given[] = {
+		{opt->recursive, 'r', "does not take -r"},
+		{opt->release, 'R', "does not take --release"},
+		{opt->no_wait, 'n', "does not take --no-wait"},
+		{opt->zero, '0', "does not take -0"},
+		{opt->files_from, 'f', "does not take --files-from"},
+	};
+	const struct command *command = opt->command;
+
+	if (!command)
+		return usage(NULL, "a command is missing");
+	for (size_t i = 0; i < ARRAY_SIZE(given); i++) {
+		if (given[i].given &&
+		    !strchr(command->options, given[i].letter))
+			return usage(command->name, given[i].why);
+	}
+	if (opt->zero && !opt->files_from)
+		return usage("-0", "is for --files-from");
+	if (!*command->args && opt->nargs > 0)
+		return usage(command->name, "takes no arguments");
+	if (*command->args && command->args[0] != '[' && opt->nargs == 0 &&
+	    !opt->files_from)
+		return usage(command->name, command->paths
+						    ? "a PATH is missing"
+						    : "an ID is missing");
+	return -1;
+}
+
+/* ---- commands without paths ------------------------------------------------------ */
+
+static json_t *request(const char *name)
+{
+	return json_pack("{s:i, s:s}", "version", CONTROL_VERSION, "command",
+			 name);
+}
+
+static void ask_all(struct tool *tool,
+		    void (*fn)(struct tool *tool, json_t *data))
+{
+	for (unsigned int i = 0; i < tool->ndaemons; i++)
+		session_ask(tool, &tool->daemons[i],
+			    request(tool->opt.command->name), fn);
+}
+
+static int cancel(struct tool *tool)
+{
+	const struct options *opt = &tool->opt;
+
+	if (tool->ndaemons > 1)
+		return usage("cancel", "there are several mounts: choose one "
+				       "with --mount");
+	for (int i = 0; i < opt->nargs; i++) {
+		json_t *obj = request("cancel");
+		char *end;
+		long long id;
+
+		errno = 0;
+		id = strtoll(opt->args[i], &end, 10);
+		if (errno || *end || end == opt->args[i] || id <= 0) {
+			json_decref(obj);
+			return usage(opt->args[i], "is not the ID of a job");
+		}
+		json_object_set_new(obj, "job", json_integer(id));
+		session_ask(tool, &tool->daemons[0], obj, print_move);
+	}
+	return -1;
+}
+
+static int run(struct tool *tool)
+{
+	const struct options *opt = &tool->opt;
+	const char *name = opt->command->name;
+	int ret = -1;
+
+	if (opt->command->paths && (opt->nargs > 0 || opt->files_from)) {
+		session_paths(tool);
+		if (strcmp(name, "status"))
+			print_summary(tool);
+	} else if (!strcmp(name, "status")) {
+		ask_all(tool, print_mount);
+	} else if (!strcmp(name, "queue")) {
+		ask_all(tool, print_job);
+	} else if (!strcmp(name, "metrics")) {
+		ask_all(tool, print_metric);
+		if (!tool->denied)
+			print_metrics_end();
+	} else {
+		ret = cancel(tool);
+	}
+	return ret;
+}
+
+int main(int argc, char **argv)
+{
+	struct tool tool = {0};
+	int ret;
+
+	ret = parse(argc, argv, &tool.opt);
+	if (ret < 0)
+		ret = check(&tool.opt);
+	if (ret < 0 && !daemons_find(&tool))
+		ret = EXIT_NONE;
+	if (ret < 0)
+		ret = run(&tool);
+	if (ret < 0) {
+		ret = EXIT_DONE;
+		if (tool.failed || (tool.none && tool.asked))
+			ret = EXIT_SOME;
+		else if (tool.denied || tool.none)
+			ret = EXIT_NONE;
+	}
+	daemons_free(&tool);
+	if (fflush(stdout) || ferror(stdout)) {
+		complain("standard output", strerror(errno));
+		ret = ret == EXIT_DONE ? EXIT_SOME : ret;
+	}
+	return ret;
+}
