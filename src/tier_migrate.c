@@ -31,21 +31,18 @@
 #include "tier_impl.h"
 #include "util.h"
 
-/* Why a file cannot be migrated now: answers, and returns true. */
-static bool refuse(struct tier_move *move, int err)
+/* Why a file cannot be migrated now. */
+static void refuse(struct tier_move *move, int err)
 {
-	struct tier_request *req = move->req;
-
 	if (err == -EBUSY)
-		tier_answer(req, TIER_REFUSED,
+		tier_result(move, TIER_REFUSED,
 			    "in use: open or mapped for writing");
 	else if (err == -EPERM)
-		tier_answer(req, TIER_REFUSED, "immutable or append-only");
+		tier_result(move, TIER_REFUSED, "immutable or append-only");
 	else if (err == -ECANCELED)
-		tier_answer(req, TIER_FAILED, "cancelled");
+		tier_result(move, TIER_FAILED, "cancelled");
 	else
-		tier_answer(req, TIER_FAILED, "%s", strerror(-err));
-	return true;
+		tier_result(move, TIER_FAILED, "%s", strerror(-err));
 }
 
 /* Ends it without a change: removes it from the job. */
@@ -92,7 +89,7 @@ static size_t begin_all(struct tier_move **moves, size_t n, uint8_t target)
 		move->target = target;
 		err = begin(move);
 		if (!err && move->st.st_size == 0) {
-			tier_answer(move->req, TIER_ALREADY, "empty");
+			tier_result(move, TIER_ALREADY, "empty");
 			tier_move_end(move, 0);
 		} else if (err) {
 			drop_move(&move, err);
@@ -274,18 +271,18 @@ static void report_failure(struct tier_move *move)
 	char path[256];
 
 	if (move->err == -ENOSPC || move->err == -EDQUOT) {
-		tier_answer(move->req, TIER_FAILED, "target %s is full",
+		tier_result(move, TIER_FAILED, "target %s is full",
 			    target_name(target));
 	} else if (move->err == -EBUSY || move->err == -ESTALE ||
 		   move->err == -ENOENT) {
-		tier_answer(move->req, TIER_REFUSED, "changed meanwhile");
+		tier_result(move, TIER_REFUSED, "changed meanwhile");
 	} else if (move->err == -ECANCELED) {
-		tier_answer(move->req, TIER_FAILED, "cancelled");
+		tier_result(move, TIER_FAILED, "cancelled");
 	} else {
 		log_error("target %s: migrating %s: %s", target_name(target),
 			  node_path(move->file->node, path, sizeof(path)),
 			  strerror(-move->err));
-		tier_answer(move->req, TIER_FAILED, "target %s: %s",
+		tier_result(move, TIER_FAILED, "target %s: %s",
 			    target_name(target), strerror(-move->err));
 	}
 }
@@ -332,7 +329,7 @@ void tier_migrate_run(struct mover_job *job, struct tier_move **moves, size_t n,
 	if (err) {
 		for (size_t i = 0; i < n; i++) {
 			if (target == -EIO)
-				tier_answer(moves[i]->req, TIER_FAILED,
+				tier_result(moves[i], TIER_FAILED,
 					    "no target is online");
 			else
 				refuse(moves[i], err);
@@ -368,7 +365,7 @@ void tier_migrate_run(struct mover_job *job, struct tier_move **moves, size_t n,
 		else if (err)
 			refuse(moves[i], err);
 		else
-			tier_answer(moves[i]->req, TIER_DONE, NULL);
+			tier_result(moves[i], TIER_DONE, NULL);
 		tier_move_end(moves[i], 0);
 	}
 }

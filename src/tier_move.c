@@ -58,20 +58,37 @@ bool tier_lease_held(int fd, int type)
 
 /* ---- answers ------------------------------------------------------------ */
 
-void tier_answer(struct tier_request *req, enum tier_result result,
+static void set_answer(struct tier_request *req, enum tier_result result,
+		       const char *reason, va_list args)
+{
+	req->result = result;
+	req->reason[0] = '\0';
+	if (reason)
+		vsnprintf(req->reason, sizeof(req->reason), reason, args);
+}
+
+void tier_result(struct tier_move *move, enum tier_result result,
 		 const char *reason, ...)
 {
 	va_list args;
 
-	if (!req)
+	if (!move->req)
 		return;
-	req->result = result;
-	req->reason[0] = '\0';
-	if (reason) {
-		va_start(args, reason);
-		vsnprintf(req->reason, sizeof(req->reason), reason, args);
-		va_end(args);
-	}
+	va_start(args, reason);
+	set_answer(move->req, result, reason, args);
+	va_end(args);
+}
+
+/* For a request that got no move. */
+__attribute__((format(printf, 3, 4))) static void
+answer(struct tier_request *req, enum tier_result result, const char *reason,
+       ...)
+{
+	va_list args;
+
+	va_start(args, reason);
+	set_answer(req, result, reason, args);
+	va_end(args);
 	req->done(req);
 }
 
@@ -95,18 +112,24 @@ struct tier_move *tier_move_new(struct tier_file *file, enum tier_op op,
 
 void tier_move_end(struct tier_move *move, int wake_err)
 {
+	struct tier_request *req = move->req;
 	struct tier_file *file = move->file;
 	struct node *node = file->node;
 
 	pthread_mutex_lock(&node->lock);
 	file->move = NULL;
+	/* With the lock held, for nobody may find the lease but not the move:
+	 * an open would wait for the lease to be given back. */
+	if (move->fd >= 0)
+		close(move->fd);
 	tier_wake(file, wake_err);
 	if (atomic_load(&node->flags) & NODE_UNLINKED && file->nopen == 0)
 		tier_orphan_closed(file);
 	tier_file_unlock(file);
-	if (move->fd >= 0)
-		close(move->fd);
 	free(move);
+	/* Last: who is told may ask for the next thing at once. */
+	if (req)
+		req->done(req);
 }
 
 static void move_job_run(struct mover_job *job)
@@ -235,8 +258,7 @@ static void batch_flush(struct batch *b)
 	ret = queue_moves(b->tier, b->op, b->prio, b->moves, b->n, b->bytes,
 			  b->path);
 	for (size_t i = 0; ret && i < b->n; i++) {
-		tier_answer(b->moves[i]->req, TIER_FAILED, "%s",
-			    strerror(-ret));
+		tier_result(b->moves[i], TIER_FAILED, "%s", strerror(-ret));
 		tier_move_end(b->moves[i], ret);
 	}
 	b->n = 0;
@@ -261,9 +283,9 @@ static void join_resume(struct tier_wait *wait, int err)
 		err = -ECANCELED;
 	join->req->bytes = err ? 0 : join->size;
 	if (err)
-		tier_answer(join->req, TIER_FAILED, "%s", strerror(-err));
+		answer(join->req, TIER_FAILED, "%s", strerror(-err));
 	else
-		tier_answer(join->req, TIER_DONE, NULL);
+		answer(join->req, TIER_DONE, NULL);
 	free(join);
 }
 
@@ -343,12 +365,12 @@ static void submit_one(struct batch *b, struct batch *released,
 	tier_settle(b->tier, req->node);
 	ret = tier_file_lock(b->tier, req->node, &file);
 	if (ret) {
-		tier_answer(req, TIER_FAILED, "spill EA: %s", strerror(-ret));
+		answer(req, TIER_FAILED, "spill EA: %s", strerror(-ret));
 		return;
 	}
 	if (answer_now(file, b->op, &result, &reason)) {
 		tier_file_unlock(file);
-		tier_answer(req, result, reason);
+		answer(req, result, reason);
 		return;
 	}
 	if (file->move) {
@@ -356,7 +378,7 @@ static void submit_one(struct batch *b, struct batch *released,
 
 		tier_file_unlock(file);
 		if (!joined)
-			tier_answer(req, TIER_FAILED, "%s", strerror(ENOMEM));
+			answer(req, TIER_FAILED, "%s", strerror(ENOMEM));
 		return;
 	}
 	if (b->op == TIER_MIGRATE_RELEASE && file->ea.state == SPILL_MIGRATED)
@@ -367,7 +389,7 @@ static void submit_one(struct batch *b, struct batch *released,
 	move = tier_move_new(file, b->op, req);
 	tier_file_unlock(file);
 	if (!move) {
-		tier_answer(req, TIER_FAILED, "%s", strerror(ENOMEM));
+		answer(req, TIER_FAILED, "%s", strerror(ENOMEM));
 		return;
 	}
 	if (b->op == TIER_RESTORE || size > TIER_SMALL ||

@@ -80,6 +80,8 @@ static void queue_orphan(struct tier_file *file)
 	if (node_fd_get(file->node, &fd) ||
 	    fstatat(fd.fd, "", &st, AT_EMPTY_PATH) < 0)
 		return; /* found in orphans at the next mount */
+	if (st.st_nlink == 0)
+		return; /* a plain file: nothing names it any more */
 	tier_stale_file(file->tier, &file->ea, file->write_intent, st.st_ino);
 	file->write_intent = 0;
 	/* Nothing is to be deleted twice. */

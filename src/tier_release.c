@@ -86,31 +86,30 @@ static int begin(struct tier_move *move, int64_t deadline)
 
 static void answer_failure(struct tier_move *move, int err)
 {
-	struct tier_request *req = move->req;
 	struct target *target =
 		tier_target(move->file->tier, move->ea.copies[0].target);
 
 	switch (err) {
 	case -EBUSY:
-		tier_answer(req, TIER_REFUSED, "in use: open or mapped");
+		tier_result(move, TIER_REFUSED, "in use: open or mapped");
 		break;
 	case -EPERM:
-		tier_answer(req, TIER_REFUSED, "pinned");
+		tier_result(move, TIER_REFUSED, "pinned");
 		break;
 	case -ECANCELED:
-		tier_answer(req, TIER_REFUSED, "changed meanwhile");
+		tier_result(move, TIER_REFUSED, "changed meanwhile");
 		break;
 	case -ESTALE:
-		tier_answer(req, TIER_REFUSED,
+		tier_result(move, TIER_REFUSED,
 			    "not the file that was migrated: changed behind "
 			    "the mount");
 		break;
 	case -ENOTCONN:
-		tier_answer(req, TIER_REFUSED, "target %s is offline",
+		tier_result(move, TIER_REFUSED, "target %s is offline",
 			    target ? target_name(target) : "of its copy");
 		break;
 	default:
-		tier_answer(req, TIER_FAILED, "%s", strerror(-err));
+		tier_result(move, TIER_FAILED, "%s", strerror(-err));
 	}
 }
 
@@ -258,7 +257,7 @@ void tier_release_run(struct mover_job *job, struct tier_move **moves, size_t n)
 		} else {
 			if (move->req)
 				move->req->bytes = (uint64_t)move->st.st_size;
-			tier_answer(move->req, TIER_DONE, NULL);
+			tier_result(move, TIER_DONE, NULL);
 		}
 		tier_done_after_sync(tier, move->intent);
 		tier_move_end(move, 0);

@@ -473,11 +473,11 @@ static void report(struct restore *r, int err)
 	if (!err) {
 		if (req)
 			req->bytes = r->ea.size;
-		tier_answer(req, TIER_DONE, NULL);
+		tier_result(r->move, TIER_DONE, NULL);
 		return;
 	}
 	if (err == -ECANCELED) {
-		tier_answer(req, TIER_FAILED, "cancelled");
+		tier_result(r->move, TIER_FAILED, "cancelled");
 		return;
 	}
 	node_path(r->node, path, sizeof(path));
@@ -485,14 +485,14 @@ static void report(struct restore *r, int err)
 		log_error("target %s: object %016" PRIx64 " of %s is damaged: "
 			  "its checksum is not that of the migrated file",
 			  target, r->ea.copies[0].oid, path);
-		tier_answer(req, TIER_FAILED, "the object on %s is damaged",
+		tier_result(r->move, TIER_FAILED, "the object on %s is damaged",
 			    target);
 	} else if (err == -ENOSPC) {
-		tier_answer(req, TIER_FAILED, "no room on the front");
+		tier_result(r->move, TIER_FAILED, "no room on the front");
 	} else {
 		log_error("target %s: restoring %s: %s", target, path,
 			  strerror(-err));
-		tier_answer(req, TIER_FAILED, "target %s: %s", target,
+		tier_result(r->move, TIER_FAILED, "target %s: %s", target,
 			    strerror(-err));
 	}
 }
