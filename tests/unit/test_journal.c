@@ -81,7 +81,8 @@ static void test_lazy_in_time(void **state)
 		journal_stats(j, &stats);
 	} while (!stats.done && monotonic_ns() - start < 3 * NSEC_PER_SEC);
 	assert_int_equal(stats.done, 1);
-	assert_true(monotonic_ns() - start < NSEC_PER_SEC);
+	/* Within a second, and one more for a busy machine. */
+	assert_true(monotonic_ns() - start < 2 * NSEC_PER_SEC);
 	journal_close(j);
 }
 

@@ -50,6 +50,7 @@ static void *child_thread(void *arg)
 static void run_and_kill(struct env *env, struct told *told, uint64_t seed)
 {
 	struct child c[4];
+	unsigned int before = told->adds;
 	pthread_t thread;
 	pid_t pid = fork();
 	int status;
@@ -68,7 +69,9 @@ static void run_and_kill(struct env *env, struct told *told, uint64_t seed)
 		pause();
 		_exit(2);
 	}
-	usleep(150000);
+	for (int i = 0; i < 2000 && told->adds < before + 100; i++)
+		usleep(5000);
+	usleep(50000);
 	kill(pid, SIGKILL);
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	assert_true(WIFSIGNALED(status));
