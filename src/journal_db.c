@@ -55,7 +55,11 @@ static const char schema[] =
 	" WITHOUT ROWID;"
 	"CREATE TABLE count(one INTEGER PRIMARY KEY CHECK (one = 1),"
 	" bound INTEGER NOT NULL);"
-	"INSERT INTO count VALUES(1, 1);"
+	/* A database that was lost must not give out counts again that name
+	 * objects: each begins past all that an earlier one can have given,
+	 * a million a second since 1970. */
+	"INSERT INTO count"
+	" VALUES(1, (CAST(strftime('%s', 'now') AS INTEGER) << 20) + 1);"
 	"COMMIT;";
 _Static_assert(JOURNAL_APP_ID == 1952860721 && JOURNAL_VERSION == 1,
 	       "the schema says the same");

@@ -29,8 +29,9 @@
 #include "tier_impl.h"
 #include "util.h"
 
-#define TICK_NS	   NSEC_PER_SEC
-#define COUNTS_KEY "counts"
+#define TICK_NS	    NSEC_PER_SEC
+#define PROBE_TICKS 5
+#define COUNTS_KEY  "counts"
 
 const struct tier_parts *tier_parts(struct tier *tier)
 {
@@ -283,9 +284,63 @@ static void save_counts(struct tier *tier)
 	journal_put(tier->parts.journal, COUNTS_KEY, &counts, sizeof(counts));
 }
 
+static void probe_run(struct mover_job *job)
+{
+	struct tier *tier = container_of(job, struct tier_probe, job)->tier;
+
+	for (unsigned int i = 0; i < tier->parts.ntargets; i++) {
+		struct target *target = tier->parts.targets[i];
+		char why[160];
+		bool was;
+
+		if (!target || atomic_load(&job->ctl.cancelled))
+			continue;
+		was = target_online(target, NULL, 0);
+		target_probe(target);
+		if (was == target_online(target, why, sizeof(why)))
+			continue;
+		if (was)
+			log_error("target %s is offline: %s",
+				  target_name(target), why);
+		else
+			log_info("target %s is online again",
+				 target_name(target));
+	}
+	atomic_store(&tier->probing, false);
+}
+
+static void probe_free(struct mover_job *job)
+{
+	free(container_of(job, struct tier_probe, job));
+}
+
+/* Finds targets that are gone, and those that are back. */
+static void probe_targets(struct tier *tier)
+{
+	struct tier_probe *probe;
+
+	if (++tier->ticks % PROBE_TICKS ||
+	    atomic_exchange(&tier->probing, true))
+		return;
+	probe = calloc(1, sizeof(*probe));
+	if (probe) {
+		probe->tier = tier;
+		probe->job.op = "probe";
+		probe->job.prio = MOVER_IDLE;
+		probe->job.refs = 1;
+		probe->job.run = probe_run;
+		probe->job.free = probe_free;
+		if (!mover_submit(tier->parts.mover, &probe->job, NULL))
+			return;
+		free(probe);
+	}
+	atomic_store(&tier->probing, false);
+}
+
 static void tick(struct tier *tier)
 {
 	settle_all(tier);
+	probe_targets(tier);
 	tier_stale_kick(tier);
 	save_counts(tier);
 }
@@ -452,6 +507,18 @@ int tier_start(const struct tier_parts *parts, struct tier **ret)
 		return -err;
 	*ret = steal_ptr(&tier);
 	return 0;
+}
+
+void tier_quiesce(struct tier *tier)
+{
+	_cleanup_free_ struct mover_info *infos = NULL;
+	size_t n;
+
+	/* A copy that is cut short is undone, not lost. */
+	if (!mover_list(tier->parts.mover, &infos, &n))
+		for (size_t i = 0; i < n; i++)
+			mover_cancel(tier->parts.mover, infos[i].id);
+	mover_stop(tier->parts.mover);
 }
 
 void tier_stop(struct tier *tier)

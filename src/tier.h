@@ -48,7 +48,10 @@ struct tier_parts {
 
 /* Takes nothing over; the parts outlive the tier. -ENOMEM, -EAGAIN. */
 int tier_start(const struct tier_parts *parts, struct tier **ret);
-/* After the mover stopped and the last request was answered. */
+/* Cancels what moves and stops the mover; requests that wait are answered. Then
+ * the session may end. */
+void tier_quiesce(struct tier *tier);
+/* After tier_quiesce() and the last request. Frees the tier. */
 void tier_stop(struct tier *tier);
 
 /* Finishes or undoes what a crash left: before the mount serves requests,

@@ -41,6 +41,9 @@ struct tier {
 	struct cds_list_head wake_list; /* of tier_wait */
 	bool stopping;
 
+	unsigned int ticks;    /* the waker's alone */
+	_Atomic(bool) probing; /* a job looks after the targets */
+
 	/* A leaf. */
 	pthread_mutex_t stale_lock;
 	struct cds_list_head stale;	/* of tier_stale */
@@ -49,6 +52,11 @@ struct tier {
 	/* Intents whose steps become durable with the next sync. */
 	uint64_t *unsynced;
 	size_t n_unsynced, cap_unsynced;
+};
+
+struct tier_probe {
+	struct mover_job job;
+	struct tier *tier;
 };
 
 /* A file whose suspect copy is to be looked at again. */

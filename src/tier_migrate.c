@@ -215,10 +215,12 @@ static void undo(struct tier_move *move)
 		tier_ea_set(file, &ea, true);
 	}
 	pthread_mutex_unlock(&node->lock);
-	tier_stale_add(tier, &(struct tier_stale){.target = move->target,
-						  .object = true,
-						  .oid = move->oid,
-						  .intent = move->intent});
+	/* -EEXIST: whatever that object is, it is not this copy. */
+	tier_stale_add(tier,
+		       &(struct tier_stale){.target = move->target,
+					    .object = move->err != -EEXIST,
+					    .oid = move->oid,
+					    .intent = move->intent});
 }
 
 static void copy_all(struct mover_job *job, struct tier_move **moves, size_t n)

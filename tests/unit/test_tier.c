@@ -83,7 +83,7 @@ static void rig_up(void)
 
 static void rig_down(void)
 {
-	mover_stop(rig.mover);
+	tier_quiesce(rig.tier);
 	tier_stop(rig.tier);
 	journal_close(rig.journal);
 	mover_free(rig.mover);
