@@ -350,7 +350,6 @@ static void *waker_main(void *arg)
 	struct tier *tier = arg;
 	int64_t next = monotonic_ns() + TICK_NS;
 
-	pthread_setname_np(pthread_self(), "tier-waker");
 	pthread_mutex_lock(&tier->wake_lock);
 	while (!tier->stopping || !cds_list_empty(&tier->wake_list)) {
 		if (!cds_list_empty(&tier->wake_list)) {
@@ -500,11 +499,13 @@ int tier_start(const struct tier_parts *parts, struct tier **ret)
 	pthread_cond_init(&tier->wake_cond, &attr);
 	pthread_condattr_destroy(&attr);
 	err = load_counts(tier);
+	if (!err)
+		err = tier_adopt(tier);
 	if (err)
 		return err;
-	err = pthread_create(&tier->waker, NULL, waker_main, tier);
+	err = thread_start(&tier->waker, "tier-waker", waker_main, tier);
 	if (err)
-		return -err;
+		return err;
 	*ret = steal_ptr(&tier);
 	return 0;
 }

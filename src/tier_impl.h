@@ -236,4 +236,9 @@ void tier_stale_kick(struct tier *tier);
 int tier_stale_recover(struct tier *tier);
 void tier_stale_free(struct tier *tier);
 
+/* -- tier_adopt.c ------------------------------------------------------- */
+
+/* Counts what is on a front that was never counted, in the background. */
+int tier_adopt(struct tier *tier);
+
 #endif

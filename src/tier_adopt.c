@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Adopting: the first count of what is on the front already.
+ *
+ * Counters are kept as states change. They need a beginning: when a front is
+ * mounted for the first time, or its journal was lost, one walk in the
+ * background counts files and their states. It is idle work and nothing waits
+ * for it. A file that is made or removed meanwhile counts through its event;
+ * the walk leaves out what is younger than its start. What is removed before
+ * the walk came by may be missing one: the number is for people.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <dirent.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cleanup.h"
+#include "tier_impl.h"
+#include "util.h"
+
+#define ADOPTED_KEY "adopted"
+
+struct adopt {
+	struct mover_job job;
+	struct tier *tier;
+	int64_t start; /* realtime, ns */
+	struct tier_counts counts;
+	struct cds_list_head dirs; /* of adopt_dir: still to be read */
+	uint64_t *linked;	   /* inodes with several names, seen once */
+	size_t n_linked, cap_linked;
+};
+
+struct adopt_dir {
+	struct cds_list_head link;
+	struct front_handle handle;
+};
+
+static int push_dir(struct adopt *a, int dirfd, const char *name)
+{
+	struct adopt_dir *dir = malloc(sizeof(*dir));
+	int ret;
+
+	if (!dir)
+		return -ENOMEM;
+	ret = front_handle_at(a->tier->parts.front, dirfd, name, &dir->handle);
+	if (ret) {
+		free(dir);
+		return ret;
+	}
+	cds_list_add(&dir->link, &a->dirs);
+	return 0;
+}
+
+static bool seen_link(struct adopt *a, uint64_t ino)
+{
+	for (size_t i = 0; i < a->n_linked; i++)
+		if (a->linked[i] == ino)
+			return true;
+	if (a->n_linked == a->cap_linked) {
+		size_t cap = a->cap_linked ? 2 * a->cap_linked : 64;
+		uint64_t *grown = reallocarray(a->linked, cap, sizeof(*grown));
+
+		if (!grown)
+			return false;
+		a->linked = grown;
+		a->cap_linked = cap;
+	}
+	a->linked[a->n_linked++] = ino;
+	return false;
+}
+
+static void count_file(struct adopt *a, int dirfd, const char *name,
+		       const struct statx *stx)
+{
+	struct spill_ea ea = {.state = SPILL_NONE};
+	uint64_t size = stx->stx_size;
+
+	if (stx->stx_mask & STATX_BTIME &&
+	    stx->stx_btime.tv_sec * NSEC_PER_SEC + stx->stx_btime.tv_nsec >=
+		    a->start)
+		return;
+	if (stx->stx_nlink > 1 && seen_link(a, stx->stx_ino))
+		return;
+	if (!front_ea_get_at(a->tier->parts.front, dirfd, name, &ea) &&
+	    (ea.flags & TIERFS_EA_F_WRITING || ea.state == SPILL_MIGRATING))
+		ea.state = SPILL_NONE;
+	if (ea.state == SPILL_RELEASED || ea.state == SPILL_DIRTY)
+		size = ea.size;
+	a->counts.files[ea.state]++;
+	a->counts.bytes[ea.state] += (int64_t)size;
+}
+
+static void read_dir(struct adopt *a, int fd)
+{
+	struct front *front = a->tier->parts.front;
+	DIR *dir = fdopendir(fd);
+	struct dirent *entry;
+	struct statx stx;
+
+	if (!dir) {
+		close(fd);
+		return;
+	}
+	while ((entry = readdir(dir)) && !atomic_load(&a->job.ctl.cancelled)) {
+		const char *name = entry->d_name;
+
+		if (!strcmp(name, ".") || !strcmp(name, "..") ||
+		    entry->d_ino == front->meta_ino)
+			continue;
+		if (statx(fd, name, AT_SYMLINK_NOFOLLOW,
+			  STATX_BASIC_STATS | STATX_BTIME, &stx) < 0)
+			continue;
+		if (S_ISDIR(stx.stx_mode))
+			push_dir(a, fd, name);
+		else if (S_ISREG(stx.stx_mode))
+			count_file(a, fd, name, &stx);
+	}
+	closedir(dir);
+}
+
+static void adopt_run(struct mover_job *job)
+{
+	struct adopt *a = container_of(job, struct adopt, job);
+	struct tier *tier = a->tier;
+	char yes = 1;
+	int fd;
+
+	push_dir(a, tier->parts.front->root_fd, "");
+	while (!cds_list_empty(&a->dirs)) {
+		struct adopt_dir *dir =
+			cds_list_first_entry(&a->dirs, struct adopt_dir, link);
+
+		cds_list_del(&dir->link);
+		fd = front_open_handle(tier->parts.front, &dir->handle,
+				       O_RDONLY | O_DIRECTORY | O_NOATIME);
+		if (fd >= 0)
+			read_dir(a, fd);
+		free(dir);
+	}
+	if (atomic_load(&job->ctl.cancelled))
+		return; /* the next mount begins anew */
+	for (int i = 0; i < SPILL_STATES; i++) {
+		atomic_fetch_add(&tier->files[i], a->counts.files[i]);
+		atomic_fetch_add(&tier->bytes[i], a->counts.bytes[i]);
+	}
+	journal_put(tier->parts.journal, ADOPTED_KEY, &yes, sizeof(yes));
+	atomic_store(&tier->counts_dirty, true);
+}
+
+static void adopt_free(struct mover_job *job)
+{
+	struct adopt *a = container_of(job, struct adopt, job);
+
+	free(a->linked);
+	free(a);
+}
+
+int tier_adopt(struct tier *tier)
+{
+	struct adopt *a;
+	char yes;
+	int ret;
+
+	ret = journal_get(tier->parts.journal, ADOPTED_KEY, &yes, sizeof(yes));
+	if (ret != -ENOENT)
+		return ret < 0 ? ret : 0;
+	for (int i = 0; i < SPILL_STATES; i++) {
+		atomic_store(&tier->files[i], 0);
+		atomic_store(&tier->bytes[i], 0);
+	}
+	a = calloc(1, sizeof(*a));
+	if (!a)
+		return -ENOMEM;
+	a->tier = tier;
+	a->start = realtime_ns();
+	CDS_INIT_LIST_HEAD(&a->dirs);
+	a->job.op = "adopt";
+	a->job.prio = MOVER_IDLE;
+	a->job.refs = 1;
+	a->job.run = adopt_run;
+	a->job.free = adopt_free;
+	ret = mover_submit(tier->parts.mover, &a->job, NULL);
+	if (ret)
+		free(a);
+	return ret;
+}
