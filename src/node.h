@@ -135,7 +135,8 @@ void node_dir_unlock2(struct node *a, struct node *b);
 
 /* Swaps the file behind a node (restore): re-hashes it under the new handle,
  * drops its cached descriptor. Caller holds node->lock, and its directory's if
- * it has a name; the file has its name already. -ENOMEM, -EEXIST: the handle
+ * it has a name; the file has its name already, and the old one is kept alive
+ * (a descriptor) until this returns: others open it by handle meanwhile. -ENOMEM, -EEXIST: the handle
  * is another node's; -ESTALE: no such file. Nothing has changed then. */
 int node_swap(struct node *node, const struct front_handle *handle);
 

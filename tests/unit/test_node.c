@@ -212,14 +212,18 @@ static void test_pin(void **state)
 static void swap(struct node *node, const char *from, const char *name)
 {
 	struct front_handle handle;
+	int old;
 
 	node_dir_lock(node_root(table));
 	pthread_mutex_lock(&node->lock);
+	old = node_open(node, O_PATH); /* alive until the key is new */
+	assert_true(old >= 0);
 	assert_int_equal(renameat(front->root_fd, from, front->root_fd, name),
 			 0);
 	assert_int_equal(front_handle_at(front, front->root_fd, name, &handle),
 			 0);
 	assert_int_equal(node_swap(node, &handle), 0);
+	close(old);
 	pthread_mutex_unlock(&node->lock);
 	node_dir_unlock(node_root(table));
 }
