@@ -46,6 +46,9 @@ static bool still_volatile(struct node *node)
 
 	if (node->file && node->file->nwrite)
 		return true;
+	/* Opening the file would break the lease that a move has on it. */
+	if (node->file && node->file->move && node->file->move->fd >= 0)
+		return true;
 	fd = tier_lease(node, F_RDLCK);
 	if (fd < 0)
 		return true;

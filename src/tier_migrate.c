@@ -65,6 +65,8 @@ static int begin(struct tier_move *move)
 	move->fd = fd;
 	if (move->cancelled || move->file->nwrite)
 		fd = -EBUSY;
+	else /* the lease says that no mapping is left either */
+		atomic_fetch_and(&node->flags, ~NODE_VOLATILE);
 	pthread_mutex_unlock(&node->lock);
 	if (fd < 0)
 		return fd;
@@ -146,7 +148,7 @@ static int mark_migrating(struct tier_move *move)
 	struct tier_file *file = move->file;
 	struct node *node = file->node;
 	struct spill_ea ea;
-	int ret = -ECANCELED;
+	int ret = -EBUSY;
 
 	pthread_mutex_lock(&node->lock);
 	if (!move->cancelled) {
