@@ -40,7 +40,8 @@ struct copy_env {
 
 /* One file of a batch. */
 struct copy_out {
-	int front_fd; /* O_RDONLY, any flags; stays the caller's */
+	int front_fd; /* readable; stays the caller's, but for its offset, and
+		       * O_NOATIME is set */
 	uint64_t size;
 	uint64_t oid;
 	struct target_origin origin;
@@ -51,11 +52,12 @@ struct copy_out {
 
 /*
  * Copies n files to new objects of target, each durable (data and name) when
- * this returns. Large ones run one after another, each pipelined; small ones
- * share one target_sync(). Sets err and sum of each; an object whose err is
- * not 0 has been deleted again, or is left for the caller to delete if that
- * failed too. -ECANCELED: its ctl was cancelled. -ESTALE: the file ended
- * before size.
+ * this returns. They run one after another, large ones pipelined, and share a
+ * sync of the target. Sets err and sum of each; an object whose err is not 0
+ * has been deleted again, or is left for the caller to delete if that failed
+ * too. -ECANCELED: its ctl was cancelled. -ESTALE: the file ended before size.
+ * -EEXIST: there is an object of that oid, which stays. Several files may
+ * share one ctl: done adds up.
  */
 void copy_out(const struct copy_env *env, struct target *target,
 	      struct copy_out *files, size_t n);
@@ -64,7 +66,9 @@ void copy_out(const struct copy_env *env, struct target *target,
  * Copies an object into an empty front_fd (O_RDWR), keeping holes, up to size
  * bytes, and compares the checksum. Not fsynced. -EBADMSG: the contents are
  * not those that were migrated; -ECANCELED; -ENOSPC on the front; -EIO. What
- * was written to front_fd is left for the caller to discard.
+ * was written to front_fd is left for the caller to discard. Nobody else does
+ * I/O on front_fd meanwhile: it is O_DIRECT. No other descriptor is opened, so
+ * that a lease on the file stays.
  */
 int copy_in(const struct copy_env *env, struct target_object *object,
 	    int front_fd, uint64_t size, const struct spill_sum *sum,

@@ -477,7 +477,7 @@ static void refused(struct ring_op *op, int res)
 }
 
 /* The answer comes on the ring's thread, as any: the caller may hold locks. */
-static void refuse(struct target *target, struct target_io *io, int err)
+void target_io_refuse(struct target *target, struct target_io *io, int err)
 {
 	struct target_req *req = target_req(io);
 
@@ -493,7 +493,7 @@ void target_open_async(struct target *target, uint64_t oid,
 	if (target_online(target, NULL, 0))
 		target->ops->open_async(target, oid, ret_object, io);
 	else
-		refuse(target, io, -EIO);
+		target_io_refuse(target, io, -EIO);
 }
 
 void target_read_async(struct target_object *object, void *buf, size_t len,
@@ -505,7 +505,7 @@ void target_read_async(struct target_object *object, void *buf, size_t len,
 	if (target_online(target, NULL, 0))
 		target->ops->read_async(object, buf, len, off, idle, io);
 	else
-		refuse(target, io, -EIO);
+		target_io_refuse(target, io, -EIO);
 }
 
 void target_write_async(struct target_object *object, const void *buf,
@@ -518,7 +518,7 @@ void target_write_async(struct target_object *object, const void *buf,
 	if (target_online(target, NULL, 0))
 		target->ops->write_async(object, buf, len, off, idle, io);
 	else
-		refuse(target, io, -EIO);
+		target_io_refuse(target, io, -EIO);
 }
 
 void target_object_close_async(struct target_object *object)

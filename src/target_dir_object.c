@@ -50,23 +50,26 @@ static struct dir_object *dir_object(struct target_object *object)
 	return container_of(object, struct dir_object, base);
 }
 
-static struct dir_object *object_alloc(struct target *target, uint64_t oid)
+static int object_alloc(struct target *target, uint64_t oid,
+			struct dir_object **ret)
 {
 	struct dir_object *o = calloc(1, sizeof(*o));
 
 	if (!o)
-		return NULL;
+		return -ENOMEM;
 	o->root = dir_root_get(target);
 	if (!o->root) {
+		/* Went offline just now. */
 		free(o);
-		return NULL;
+		return -EIO;
 	}
 	o->base.target = target;
 	o->base.oid = oid;
 	o->fd = -1;
 	o->direct = target_caps(target) & TARGET_CAP_DIRECT ? -1 : NO_DIRECT;
 	oid_path(oid, o->path);
-	return o;
+	*ret = o;
+	return 0;
 }
 
 static void object_free(struct dir_object *o)
@@ -90,13 +93,14 @@ static int open_object(struct dir_object *o, int flags)
 
 int dir_create(struct target *target, uint64_t oid, struct target_object **ret)
 {
-	struct dir_object *o = object_alloc(target, oid);
 	const int flags = O_RDWR | O_CREAT | O_EXCL;
+	struct dir_object *o;
 	char oo[3];
 	int fd;
 
-	if (!o)
-		return -ENOMEM;
+	fd = object_alloc(target, oid, &o);
+	if (fd < 0)
+		return fd;
 	fd = open_object(o, flags);
 	if (fd == -ENOENT) {
 		memcpy(oo, o->path, 2);
@@ -122,11 +126,12 @@ int dir_create(struct target *target, uint64_t oid, struct target_object **ret)
 
 int dir_open(struct target *target, uint64_t oid, struct target_object **ret)
 {
-	struct dir_object *o = object_alloc(target, oid);
+	struct dir_object *o;
 	int fd;
 
-	if (!o)
-		return -ENOMEM;
+	fd = object_alloc(target, oid, &o);
+	if (fd < 0)
+		return fd;
 	fd = open_object(o, O_RDONLY);
 	if (fd < 0) {
 		object_free(o);
@@ -341,23 +346,16 @@ static void open_done(struct ring_op *op, int res)
 	target_io_done(target, target_req_io(req), "opening an object", res);
 }
 
-static void no_memory(struct ring_op *op, int res)
-{
-	struct target_req *req = container_of(op, struct target_req, op);
-	struct target_io *io = target_req_io(req);
-
-	io->done(io, -ENOMEM);
-}
-
 void dir_open_async(struct target *target, uint64_t oid,
 		    struct target_object **ret_object, struct target_io *io)
 {
 	struct target_req *req = target_req(io);
-	struct dir_object *o = object_alloc(target, oid);
+	struct dir_object *o;
+	int ret;
 
-	if (!o) {
-		req->op.done = no_memory;
-		ring_nop(target->ring, &req->op);
+	ret = object_alloc(target, oid, &o);
+	if (ret < 0) {
+		target_io_refuse(target, io, ret);
 		return;
 	}
 	o->direct = NO_DIRECT;

@@ -113,7 +113,7 @@ struct target_req {
 			uint32_t total; /* read, write */
 			bool write;
 		};
-		int err; /* refused by the gate */
+		int err; /* refused */
 	};
 };
 _Static_assert(sizeof(struct target_req) <=
@@ -134,6 +134,9 @@ static inline struct target_io *target_req_io(struct target_req *req)
 /* The end of an asynchronous operation, on the ring's thread. */
 void target_io_done(struct target *target, struct target_io *io,
 		    const char *what, int64_t res);
+
+/* Ends one that was not begun. */
+void target_io_refuse(struct target *target, struct target_io *io, int err);
 
 extern const struct target_ops target_dir_ops;
 struct target *target_dir_alloc(void);
