@@ -64,6 +64,7 @@ static inline void stop(void)
 	ring_stop(env.front_ring);
 	copy_limit_free(env.limit);
 	target_close(target);
+	env = (struct copy_env){0};
 	target = NULL;
 }
 
@@ -71,8 +72,7 @@ static inline int teardown(void **state)
 {
 	char where[128];
 
-	if (target)
-		stop();
+	stop();
 	/* What a test that failed has left mounted. */
 	snprintf(where, sizeof(where), "%s/mnt", dir);
 	umount2(where, MNT_DETACH);

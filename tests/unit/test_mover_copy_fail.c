@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Copying that is cancelled, or fails. */
+#include <sys/ioctl.h>
+
 #include "copy_fixture.h"
 
 static void test_ends_early(void **state)
@@ -192,6 +194,46 @@ static void test_full(void **state)
 	assert_int_equal(disk(false), 0);
 }
 
+/* The disk dies under a copy: nothing is taken for copied, and the next look
+ * at the target says why it is offline, and lets go of it. */
+static void test_dead_disk(void **state)
+{
+	uint32_t how = 2; /* without writing the journal */
+	struct copy_ctl ctl = {0};
+	struct copy_out f[2];
+	char where[128], why[300];
+	int front, fd;
+
+	if (geteuid() != 0 || disk(true) != 0)
+		skip();
+	front = tmpfile_at(dir);
+	put(front, 0, 5 * MIB, 4);
+	stop();
+	snprintf(where, sizeof(where), "%s/mnt", dir);
+	assert_int_equal(setup_at(where), 0);
+	f[0] = to_copy(front, 5 * MIB, &ctl);
+	copy_out(&env, target, f, 1);
+	assert_int_equal(f[0].err, 0);
+	fd = open(where, O_RDONLY | O_DIRECTORY);
+	assert_int_equal(ioctl(fd, _IOR('X', 125, uint32_t), &how), 0);
+	close(fd);
+	f[0] = to_copy(front, 5 * MIB, &ctl);
+	f[1] = to_copy(front, MIB, &ctl);
+	copy_out(&env, target, f, 2);
+	assert_true(f[0].err < 0);
+	assert_true(f[1].err < 0);
+	target_failure(target, why, sizeof(why));
+	assert_true(why[0] != '\0');
+	assert_true(target_probe(target) < 0);
+	assert_false(target_online(target, why, sizeof(why)));
+	assert_non_null(strstr(why, where));
+	/* Nothing holds it any more: another may be mounted. */
+	close(front);
+	assert_int_equal(disk(false), 0);
+	assert_true(target_probe(target) < 0);
+	stop();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -200,6 +242,7 @@ int main(void)
 		cmocka_unit_test(test_shrinks),
 		cmocka_unit_test(test_bad_object),
 		cmocka_unit_test(test_full),
+		cmocka_unit_test(test_dead_disk),
 	};
 
 	return cmocka_run_group_tests(tests, setup, teardown);
