@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef TIERFS_FS_H
+#define TIERFS_FS_H
+
+/*
+ * The FUSE session: mounts, serves the kernel's requests, unmounts.
+ *
+ * Knows files only as nodes and their data only through tier.h.
+ */
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "config.h"
+#include "front.h"
+#include "node.h"
+#include "tier.h"
+
+struct fs;
+
+/* Outlive the session. */
+struct fs_parts {
+	const struct config *config;
+	struct front *front;
+	struct node_table *nodes;
+	struct tier *tier;
+};
+
+/* Mounts; requests wait for fs_serve(). On -errno *ret_why (free it) says why:
+ * -EINVAL an option that libfuse refuses, others of mount(2). */
+int fs_mount(const struct fs_parts *parts, struct fs **ret, char **ret_why);
+
+/*
+ * Serves requests until the mount is gone or a signal (INT, TERM) ends it.
+ * ready(arg) is called once, on a thread of its own, when the mount answers;
+ * what it returns, if not 0, ends the session and is returned. -EOPNOTSUPP:
+ * passthrough=on, but it cannot be had; ready was not called.
+ */
+int fs_serve(struct fs *fs, int (*ready)(void *arg), void *arg, char **ret_why);
+
+/* Answers what still waits, unmounts if that was not done from outside, and
+ * frees. Afterwards nothing calls the tier any more. */
+void fs_end(struct fs *fs);
+
+/* Is passthrough in use? If not, why says it. */
+bool fs_passthrough(struct fs *fs, char *why, size_t len);
+
+#endif

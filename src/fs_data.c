@@ -1,0 +1,315 @@
+/* SPDX-License-Identifier: MIT */
+
+/*
+ * Data that does not pass through: files opened in place, and everything where
+ * there is no passthrough.
+ *
+ * A read in place is handed to the target's ring and answered from its
+ * completion; no thread waits. The buffer lives until then, even if the client
+ * was interrupted and answered. A handle opened in place goes on by the front's
+ * file as soon as the file is restored: tier_data_get() decides at each request.
+ */
+
+#include "fs_impl.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+/* copy_file_range(2) cannot be interrupted: in pieces it can. */
+#define COPY_MAX (16 << 20)
+
+/* ---- in place ---------------------------------------------------------------- */
+
+struct fs_inplace {
+	struct fs_park park;
+	struct node *node;
+	int64_t res;
+
+	/* read */
+	struct tier_read read;
+	size_t skip, size; /* what the client wants of the buffer */
+
+	struct tier_seek seek;
+	void (*reply)(struct fs_inplace *op);
+};
+
+static void inplace_free(struct fs_park *park)
+{
+	struct fs_inplace *op = container_of(park, struct fs_inplace, park);
+
+	node_unref(op->node);
+	free(op->read.buf);
+	free(op);
+}
+
+static struct fs_inplace *inplace_new(fuse_req_t req, struct node *node,
+				      void (*reply)(struct fs_inplace *op))
+{
+	struct fs_inplace *op = calloc(1, sizeof(*op));
+
+	if (!op)
+		return NULL;
+	op->park.fs = fs_of(req);
+	op->park.req = req;
+	op->park.free = inplace_free;
+	op->node = node_ref(node);
+	op->reply = reply;
+	fs_park_begin(&op->park);
+	return op;
+}
+
+static void inplace_next(struct fs_inplace *op, enum fs_park_next next)
+{
+	if (next == PARK_LEAVE)
+		return;
+	if (next == PARK_GO) {
+		if (op->res < 0)
+			fs_reply_err(op->park.req, op->res);
+		else
+			op->reply(op);
+	}
+	inplace_free(&op->park);
+}
+
+static void inplace_done(struct fs_inplace *op, int64_t res)
+{
+	op->res = res;
+	inplace_next(op, fs_park_done(&op->park));
+}
+
+static void read_done(struct tier_read *read, int64_t res)
+{
+	inplace_done(container_of(read, struct fs_inplace, read), res);
+}
+
+static void read_reply(struct fs_inplace *op)
+{
+	size_t got = op->res > (int64_t)op->skip ? op->res - op->skip : 0;
+
+	fuse_reply_buf(op->park.req, (char *)op->read.buf + op->skip,
+		       min_t(size_t, got, op->size));
+}
+
+/* The front updates the stub's atime as it does for any read: by its own
+ * rules (relatime), and without a change of ctime. */
+static void touch_atime(struct fs *fs, struct node *node)
+{
+	_cleanup_close_ int fd = -1;
+	char byte;
+
+	if (fs->parts.config->noatime || fs->parts.config->ro)
+		return;
+	fd = node_open(node, O_RDONLY | O_NONBLOCK);
+	if (fd >= 0 && read(fd, &byte, 1) < 0)
+		return; /* only a time */
+}
+
+static void read_in_place(fuse_req_t req, struct node *node, size_t size,
+			  off_t off)
+{
+	uint64_t start = off & ~(uint64_t)(TARGET_ALIGN - 1);
+	struct fs_inplace *op = inplace_new(req, node, read_reply);
+
+	if (!op) {
+		fuse_reply_err(req, ENOMEM);
+		return;
+	}
+	op->skip = off - start;
+	op->size = size;
+	op->read.len = (op->skip + size + TARGET_ALIGN - 1) &
+		       ~(size_t)(TARGET_ALIGN - 1);
+	op->read.off = start;
+	op->read.done = read_done;
+	if (posix_memalign(&op->read.buf, TARGET_ALIGN, op->read.len)) {
+		op->read.buf = NULL;
+		inplace_free(&op->park);
+		fuse_reply_err(req, ENOMEM);
+		return;
+	}
+	if (start == 0)
+		touch_atime(op->park.fs, node);
+	tier_read(fs_tier(req), node, &op->read);
+	inplace_next(op, fs_park_arm(&op->park));
+}
+
+static void seek_done(struct tier_seek *seek, int64_t res)
+{
+	inplace_done(container_of(seek, struct fs_inplace, seek), res);
+}
+
+static void seek_reply(struct fs_inplace *op)
+{
+	fuse_reply_lseek(op->park.req, op->res);
+}
+
+static void seek_in_place(fuse_req_t req, struct node *node, off_t off,
+			  int whence)
+{
+	struct fs_inplace *op = inplace_new(req, node, seek_reply);
+
+	if (!op) {
+		fuse_reply_err(req, ENOMEM);
+		return;
+	}
+	op->seek.done = seek_done;
+	op->seek.off = off;
+	op->seek.whence = whence;
+	tier_seek(fs_tier(req), node, &op->seek);
+	inplace_next(op, fs_park_arm(&op->park));
+}
+
+/* ---- on the front ---------------------------------------------------------- */
+
+void fs_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
+	     struct fuse_file_info *fi)
+{
+	struct node *node = fs_node(req, ino);
+	struct fuse_bufvec buf = FUSE_BUFVEC_INIT(size);
+	struct tier_data data;
+	int err = tier_data_get(fs_tier(req), node, false, &data);
+
+	if (err == -EREMOTE) {
+		read_in_place(req, node, size, off);
+		return;
+	}
+	if (err) {
+		fs_reply_err(req, err);
+		return;
+	}
+	buf.buf[0].flags = FUSE_BUF_IS_FD | FUSE_BUF_FD_SEEK;
+	buf.buf[0].fd = data.fd;
+	buf.buf[0].pos = off;
+	fuse_reply_data(req, &buf, 0);
+	tier_data_put(&data);
+}
+
+void fs_write_buf(fuse_req_t req, fuse_ino_t ino, struct fuse_bufvec *in,
+		  off_t off, struct fuse_file_info *fi)
+{
+	struct fuse_bufvec out = FUSE_BUFVEC_INIT(fuse_buf_size(in));
+	struct tier_data data;
+	ssize_t done;
+	int err = tier_data_get(fs_tier(req), fs_node(req, ino), true, &data);
+
+	if (err) {
+		fs_reply_err(req, err);
+		return;
+	}
+	fs_become_writer(req, !fi->kill_suidgid);
+	out.buf[0].flags = FUSE_BUF_IS_FD | FUSE_BUF_FD_SEEK;
+	out.buf[0].fd = data.fd;
+	out.buf[0].pos = off;
+	done = fuse_buf_copy(&out, in, 0);
+	/* The kernel syncs after cached writes, but not after direct ones. */
+	if (done > 0 && fi->flags & O_DIRECT && fi->flags & O_DSYNC &&
+	    fdatasync(data.fd) < 0)
+		done = -errno;
+	tier_data_put(&data);
+	if (done < 0)
+		fs_reply_err(req, done);
+	else
+		fuse_reply_write(req, done);
+}
+
+/* Not sent, as handles are opened with noflush: there is nothing to do. */
+void fs_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	fuse_reply_err(req, 0);
+}
+
+void fs_fsync(fuse_req_t req, fuse_ino_t ino, int datasync,
+	      struct fuse_file_info *fi)
+{
+	struct node *node = fs_node(req, ino);
+	_cleanup_close_ int stub = -1;
+	struct tier_data data = {.fd = -1};
+	int err = tier_data_get(fs_tier(req), node, false, &data);
+	int fd = data.fd;
+
+	if (err == -EREMOTE) { /* the data is safe; the attributes? */
+		fd = stub = node_open(node, O_RDONLY | O_NONBLOCK);
+		err = fd < 0 ? fd : 0;
+		if (err == -EAGAIN) {
+			fuse_reply_err(req, 0);
+			return;
+		}
+	}
+	if (!err && (datasync ? fdatasync(fd) : fsync(fd)) < 0)
+		err = -errno;
+	if (stub < 0 && fd >= 0)
+		tier_data_put(&data);
+	fs_reply_err(req, err);
+}
+
+void fs_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off,
+		  off_t len, struct fuse_file_info *fi)
+{
+	struct tier_data data;
+	int err = tier_data_get(fs_tier(req), fs_node(req, ino), true, &data);
+
+	if (!err) {
+		fs_become_writer(req, fuse_req_ctx(req)->uid == 0);
+		if (fallocate(data.fd, mode, off, len) < 0)
+			err = -errno;
+		tier_data_put(&data);
+	}
+	fs_reply_err(req, err);
+}
+
+void fs_copy_file_range(fuse_req_t req, fuse_ino_t ino_in, off_t off_in,
+			struct fuse_file_info *fi_in, fuse_ino_t ino_out,
+			off_t off_out, struct fuse_file_info *fi_out,
+			size_t len, int flags)
+{
+	struct tier_data in, out;
+	ssize_t done;
+	int err = tier_data_get(fs_tier(req), fs_node(req, ino_in), false, &in);
+
+	if (err) {
+		/* In an object: the kernel copies by reading and writing. */
+		fs_reply_err(req, err == -EREMOTE ? -EXDEV : err);
+		return;
+	}
+	err = tier_data_get(fs_tier(req), fs_node(req, ino_out), true, &out);
+	if (err) {
+		tier_data_put(&in);
+		fs_reply_err(req, err);
+		return;
+	}
+	fs_become_writer(req, fuse_req_ctx(req)->uid == 0);
+	done = copy_file_range(in.fd, &off_in, out.fd, &off_out,
+			       min_t(size_t, len, COPY_MAX), flags);
+	err = done < 0 ? -errno : 0;
+	tier_data_put(&out);
+	tier_data_put(&in);
+	if (err)
+		fs_reply_err(req, err);
+	else
+		fuse_reply_write(req, done);
+}
+
+void fs_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence,
+	      struct fuse_file_info *fi)
+{
+	struct node *node = fs_node(req, ino);
+	struct tier_data data;
+	off_t found;
+	int err = tier_data_get(fs_tier(req), node, false, &data);
+
+	if (err == -EREMOTE) {
+		seek_in_place(req, node, off, whence);
+		return;
+	}
+	if (!err) {
+		found = lseek(data.fd, off, whence);
+		if (found < 0)
+			err = -errno;
+		tier_data_put(&data);
+	}
+	if (err)
+		fs_reply_err(req, err);
+	else
+		fuse_reply_lseek(req, found);
+}

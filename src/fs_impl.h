@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef TIERFS_FS_IMPL_H
+#define TIERFS_FS_IMPL_H
+
+/* What the fs_*.c share. */
+
+#define FUSE_USE_VERSION FUSE_MAKE_VERSION(3, 18)
+#include <fuse_lowlevel.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <urcu/list.h>
+
+#include "cleanup.h"
+#include "fs.h"
+#include "util.h"
+
+/* The daemon is the only one who changes the front: what the kernel knows
+ * stays true until the kernel itself changes it. */
+#define FS_TIMEOUT 86400.0
+#define FS_MAX_IO  (1 << 20)
+
+enum fs_pt {
+	FS_PT_OFF,
+	FS_PT_ON,
+};
+
+struct fs {
+	struct fs_parts parts;
+	struct fuse_session *se;
+	_Atomic(int) passthrough; /* enum fs_pt */
+	bool session_pt; /* what it was at first: written before requests */
+
+	pthread_mutex_t lock; /* a leaf but for tier_wait_cancel() */
+	pthread_cond_t idle;
+	struct cds_list_head parked; /* struct fs_park */
+	char why[160];		     /* why there is no passthrough */
+
+	/* fs_serve()'s. */
+	int (*ready)(void *arg);
+	void *ready_arg;
+	int ready_err;
+};
+
+static inline struct fs *fs_of(fuse_req_t req)
+{
+	return fuse_req_userdata(req);
+}
+
+static inline struct tier *fs_tier(fuse_req_t req)
+{
+	return fs_of(req)->parts.tier;
+}
+
+static inline struct node *fs_node(fuse_req_t req, fuse_ino_t ino)
+{
+	return ino == FUSE_ROOT_ID ? node_root(fs_of(req)->parts.nodes)
+				   : (struct node *)(uintptr_t)ino;
+}
+
+static inline fuse_ino_t fs_ino(const struct node *node)
+{
+	return node_root(node->table) == node ? FUSE_ROOT_ID
+					      : (fuse_ino_t)(uintptr_t)node;
+}
+
+/* -errno to what the client sees. */
+int fs_errno(int err);
+static inline void fs_reply_err(fuse_req_t req, int err)
+{
+	fuse_reply_err(req, fs_errno(err));
+}
+
+/* Is parent/name the daemon's own directory? */
+bool fs_hidden(struct node *parent, const char *name);
+
+/* Fills in the reply for node; st: as node_lookup() gave it, or NULL. */
+int fs_entry(fuse_req_t req, struct node *node, const struct stat *st,
+	     struct fuse_entry_param *ret);
+/* Looks name up and replies; a name that is not there is cached as such. */
+void fs_reply_lookup(fuse_req_t req, struct node *parent, const char *name);
+void fs_reply_node(fuse_req_t req, struct node *node, const struct stat *st);
+void fs_reply_getattr(fuse_req_t req, struct node *node);
+
+void fs_passthrough_lost(struct fs *fs, const char *what, int err);
+
+/* ---- who the thread is (fs_ident.c) -------------------------------------- */
+
+/* To create as the client: fsuid, fsgid, umask. */
+void fs_become(fuse_req_t req);
+/* To write as the client: its uid, for reserved blocks and quotas; keep_priv:
+ * setuid and setgid bits survive. */
+void fs_become_writer(fuse_req_t req, bool keep_priv);
+/* To change attributes that the kernel has checked. */
+void fs_become_root(void);
+
+/* ---- requests that wait (fs_park.c) --------------------------------------- */
+
+/*
+ * A request whose answer comes later and that can be interrupted until then.
+ * Between fs_park_begin() and fs_park_arm() the starter starts what will call
+ * fs_park_done(), and nobody replies.
+ */
+struct fs_park {
+	struct cds_list_head link;
+	struct fs *fs;
+	fuse_req_t req;
+	_Atomic(int) state;
+	/* Interrupted, on any thread. True: it is taken back, nobody will call
+	 * fs_park_done(). False: it cannot be. NULL: never can, the reply is
+	 * given up and fs_park_done() says so. */
+	bool (*cancel)(struct fs_park *park);
+	/* Frees, after the client was told of the interrupt. */
+	void (*free)(struct fs_park *park);
+};
+
+enum fs_park_next {
+	PARK_LEAVE, /* somebody else goes on */
+	PARK_GO,    /* go on: the result is there, the reply is ours */
+	PARK_FREE,  /* it was answered: free it */
+};
+
+void fs_park_begin(struct fs_park *park);
+enum fs_park_next fs_park_arm(struct fs_park *park);
+enum fs_park_next fs_park_done(struct fs_park *park);
+/* Interrupts all and waits until none is left. */
+void fs_park_drain(struct fs *fs);
+
+/* ---- the operations --------------------------------------------------------- */
+
+void fs_lookup(fuse_req_t req, fuse_ino_t parent, const char *name);
+void fs_forget(fuse_req_t req, fuse_ino_t ino, uint64_t nlookup);
+void fs_forget_multi(fuse_req_t req, size_t count,
+		     struct fuse_forget_data *forgets);
+void fs_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+void fs_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
+		struct fuse_file_info *fi);
+void fs_statx(fuse_req_t req, fuse_ino_t ino, int flags, int mask,
+	      struct fuse_file_info *fi);
+void fs_statfs(fuse_req_t req, fuse_ino_t ino);
+/* The rest of setattr when the size is set. */
+int fs_setattr_meta(fuse_req_t req, struct node *node, const struct stat *attr,
+		    int to_set);
+
+void fs_readlink(fuse_req_t req, fuse_ino_t ino);
+void fs_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
+	      dev_t rdev);
+void fs_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode);
+void fs_symlink(fuse_req_t req, const char *link, fuse_ino_t parent,
+		const char *name);
+void fs_unlink(fuse_req_t req, fuse_ino_t parent, const char *name);
+void fs_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name);
+void fs_rename(fuse_req_t req, fuse_ino_t parent, const char *name,
+	       fuse_ino_t newparent, const char *newname, unsigned int flags);
+void fs_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t newparent,
+	     const char *newname);
+int fs_make(fuse_req_t req, struct node *parent, const char *name, mode_t mode,
+	    dev_t rdev, const char *link, struct stat *ret_stat,
+	    struct node **ret);
+
+void fs_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+void fs_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
+		struct fuse_file_info *fi);
+void fs_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
+		    struct fuse_file_info *fi);
+void fs_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+void fs_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync,
+		 struct fuse_file_info *fi);
+int fs_dir_fd(const struct fuse_file_info *fi);
+
+void fs_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+void fs_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
+	       struct fuse_file_info *fi);
+void fs_tmpfile(fuse_req_t req, fuse_ino_t parent, mode_t mode,
+		struct fuse_file_info *fi);
+void fs_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+/* setattr with a size; has_handle: of a file the client has open. */
+void fs_truncate(fuse_req_t req, struct node *node, const struct stat *attr,
+		 int to_set, bool has_handle);
+
+void fs_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
+	     struct fuse_file_info *fi);
+void fs_write_buf(fuse_req_t req, fuse_ino_t ino, struct fuse_bufvec *in,
+		  off_t off, struct fuse_file_info *fi);
+void fs_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+void fs_fsync(fuse_req_t req, fuse_ino_t ino, int datasync,
+	      struct fuse_file_info *fi);
+void fs_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off,
+		  off_t len, struct fuse_file_info *fi);
+void fs_copy_file_range(fuse_req_t req, fuse_ino_t ino_in, off_t off_in,
+			struct fuse_file_info *fi_in, fuse_ino_t ino_out,
+			off_t off_out, struct fuse_file_info *fi_out,
+			size_t len, int flags);
+void fs_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence,
+	      struct fuse_file_info *fi);
+
+void fs_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size);
+void fs_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name,
+		 const char *value, size_t size, int flags);
+void fs_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size);
+void fs_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name);
+void fs_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned int cmd, void *arg,
+	      struct fuse_file_info *fi, unsigned int flags, const void *in,
+	      size_t in_size, size_t out_size);
+
+#endif

@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: MIT */
+
+/*
+ * Names: making, removing, renaming, linking.
+ *
+ * A file whose last name goes may still be referred to by the kernel (a
+ * working directory, an O_PATH descriptor), and with no descriptor open the
+ * front would free it. So whoever removes a name holds the file by an O_PATH
+ * descriptor first, and leaves it to the node if no name is left.
+ */
+
+#include "fs_impl.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <unistd.h>
+
+int fs_make(fuse_req_t req, struct node *parent, const char *name, mode_t mode,
+	    dev_t rdev, const char *link, struct stat *ret_stat,
+	    struct node **ret)
+{
+	_cleanup_node_fd_ struct node_fd dir = NODE_FD_NONE;
+	int err;
+
+	if (fs_hidden(parent, name))
+		return -EPERM;
+	err = node_fd_get(parent, &dir);
+	if (err)
+		return err;
+	fs_become(req);
+	if (S_ISDIR(mode))
+		err = mkdirat(dir.fd, name, mode & 07777);
+	else if (S_ISLNK(mode))
+		err = symlinkat(link, dir.fd, name);
+	else
+		err = mknodat(dir.fd, name, mode, rdev);
+	if (err < 0)
+		return -errno;
+	err = node_lookup(parent, name, ret_stat, ret);
+	if (!err && S_ISREG(mode))
+		tier_created(fs_tier(req), *ret);
+	return err;
+}
+
+static void make(fuse_req_t req, fuse_ino_t parent, const char *name,
+		 mode_t mode, dev_t rdev, const char *link)
+{
+	_cleanup_(node_unrefp) struct node *node = NULL;
+	struct stat st;
+	int err = fs_make(req, fs_node(req, parent), name, mode, rdev, link,
+			  &st, &node);
+
+	if (err)
+		fs_reply_err(req, err);
+	else
+		fs_reply_node(req, node, &st);
+}
+
+void fs_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
+	      dev_t rdev)
+{
+	make(req, parent, name, mode & S_IFMT ? mode : mode | S_IFREG, rdev,
+	     NULL);
+}
+
+void fs_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
+{
+	make(req, parent, name, S_IFDIR | (mode & 07777), 0, NULL);
+}
+
+void fs_symlink(fuse_req_t req, const char *link, fuse_ino_t parent,
+		const char *name)
+{
+	make(req, parent, name, S_IFLNK, 0, link);
+}
+
+void fs_readlink(fuse_req_t req, fuse_ino_t ino)
+{
+	_cleanup_node_fd_ struct node_fd nfd = NODE_FD_NONE;
+	char target[PATH_MAX + 1];
+	int err = node_fd_get(fs_node(req, ino), &nfd);
+	ssize_t len;
+
+	if (err) {
+		fs_reply_err(req, err);
+		return;
+	}
+	len = readlinkat(nfd.fd, "", target, sizeof(target) - 1);
+	if (len < 0) {
+		fuse_reply_err(req, errno);
+		return;
+	}
+	target[len] = '\0';
+	fuse_reply_readlink(req, target);
+}
+
+/* The file of a name that is about to go, or -1. */
+static int hold(struct node *parent, const char *name)
+{
+	_cleanup_node_fd_ struct node_fd dir = NODE_FD_NONE;
+
+	if (node_fd_get(parent, &dir) < 0)
+		return -1;
+	return openat(dir.fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+}
+
+/* The name is gone: keeps the file if it was the last one. */
+static void keep(fuse_req_t req, int *fd, bool unlinked)
+{
+	struct fs *fs = fs_of(req);
+	_cleanup_(node_unrefp) struct node *node = NULL;
+	struct front_handle handle;
+	struct stat st;
+
+	if (*fd < 0 || fstat(*fd, &st) < 0)
+		return;
+	if (!S_ISDIR(st.st_mode) && st.st_nlink > 0)
+		return;
+	if (front_handle_at(fs->parts.front, *fd, "", &handle) < 0)
+		return;
+	node = node_find(fs->parts.nodes, &handle);
+	if (!node)
+		return;
+	if (unlinked) {
+		pthread_mutex_lock(&node->lock);
+		node_unlinked(node);
+		pthread_mutex_unlock(&node->lock);
+	}
+	node_pin(node, steal_fd(fd));
+}
+
+void fs_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+	struct node *dir = fs_node(req, parent);
+	_cleanup_close_ int fd = -1;
+	int err = -ENOENT;
+
+	if (!fs_hidden(dir, name)) {
+		fs_become_root();
+		fd = hold(dir, name);
+		err = tier_unlink(fs_tier(req), dir, name);
+	}
+	if (!err)
+		keep(req, &fd, false);
+	fs_reply_err(req, err);
+}
+
+void fs_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+	struct node *dir = fs_node(req, parent);
+	_cleanup_node_fd_ struct node_fd nfd = NODE_FD_NONE;
+	_cleanup_close_ int fd = -1;
+	int err;
+
+	err = fs_hidden(dir, name) ? -ENOENT : node_fd_get(dir, &nfd);
+	if (!err) {
+		fs_become_root();
+		fd = hold(dir, name);
+		node_dir_lock(dir);
+		if (unlinkat(nfd.fd, name, AT_REMOVEDIR) < 0)
+			err = -errno;
+		node_dir_unlock(dir);
+	}
+	if (!err)
+		keep(req, &fd, true);
+	fs_reply_err(req, err);
+}
+
+void fs_rename(fuse_req_t req, fuse_ino_t parent, const char *name,
+	       fuse_ino_t newparent, const char *newname, unsigned int flags)
+{
+	struct node *dir = fs_node(req, parent);
+	struct node *newdir = fs_node(req, newparent);
+	_cleanup_close_ int fd = -1;
+	int err = 0;
+
+	if (flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE))
+		err = -EINVAL;
+	else if (fs_hidden(dir, name))
+		err = -ENOENT;
+	else if (fs_hidden(newdir, newname))
+		err = -EPERM;
+	if (!err) {
+		fs_become_root();
+		if (!flags)
+			fd = hold(newdir, newname);
+		err = tier_rename(fs_tier(req), dir, name, newdir, newname,
+				  flags);
+	}
+	if (!err && fd >= 0) {
+		struct stat st;
+
+		/* Of a directory nlink says it too: 0, or 1 where the front
+		 * does not count. */
+		if (fstat(fd, &st) == 0 && st.st_nlink == 0)
+			keep(req, &fd, false);
+	}
+	fs_reply_err(req, err);
+}
+
+void fs_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t newparent,
+	     const char *newname)
+{
+	struct node *node = fs_node(req, ino);
+	struct node *dir = fs_node(req, newparent);
+	struct fuse_entry_param entry;
+	int err = -EPERM;
+
+	if (!fs_hidden(dir, newname)) {
+		fs_become_root();
+		err = tier_link(fs_tier(req), node, dir, newname);
+	}
+	if (!err)
+		err = fs_entry(req, node, NULL, &entry);
+	if (err) {
+		fs_reply_err(req, err);
+		return;
+	}
+	if (S_ISREG(node->type) && entry.attr.st_nlink == 1)
+		tier_created(fs_tier(req), node); /* was an O_TMPFILE */
+	node_kept(node);
+	if (fuse_reply_entry(req, &entry) < 0)
+		node_forget(node, 1);
+}

@@ -1,0 +1,440 @@
+/* SPDX-License-Identifier: MIT */
+
+/*
+ * Opening and closing, and truncation, which uses a file the same way.
+ *
+ * The kernel wants all handles of an inode in one I/O mode, and with
+ * passthrough on one backing id. The mode is decided when the first handle is
+ * opened, under node->lock, and kept until the last is released; the id is
+ * registered outside of the lock, and given back if another thread was first.
+ *
+ * passthrough  the file is resident. The kernel reads and writes it with our
+ *              credentials, so the id is registered without CAP_FSETID: a write
+ *              clears setuid and setgid bits. That it would for root, too; so a
+ *              file that has such bits, opened for writing, is served by us.
+ * cached       otherwise: page cache, mmap and readahead as usual. Where the
+ *              session has passthrough, what is cached may have been changed
+ *              past the page cache since, and is dropped at the open.
+ *
+ * The kernel does not see writes through a mapping of a passthrough file, so
+ * the attributes it has are invalidated when one may be made (O_RDWR).
+ *
+ * fi->fh is the flags of the open: a handle has no other state.
+ */
+
+#include "fs_impl.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* What opens and may have to wait for it. */
+struct fs_use {
+	struct fs_park park;
+	struct tier_wait wait;
+	int err; /* the wait's */
+	struct node *node;
+	int flags; /* of tier_open() */
+	void (*finish)(struct fs_use *use, int err);
+
+	/* open, create, tmpfile */
+	struct fuse_file_info fi;
+	bool is_create;
+	struct stat st;
+
+	/* truncate */
+	struct stat attr;
+	int to_set;
+	bool has_handle;
+};
+
+static void use_free(struct fs_use *use)
+{
+	node_unref(use->node);
+	free(use);
+}
+
+static void use_park_free(struct fs_park *park)
+{
+	use_free(container_of(park, struct fs_use, park));
+}
+
+static bool use_cancel(struct fs_park *park)
+{
+	struct fs_use *use = container_of(park, struct fs_use, park);
+
+	return tier_wait_cancel(use->node, &use->wait);
+}
+
+static void use_start(struct fs_use *use);
+
+static void use_resume(struct tier_wait *wait, int err)
+{
+	struct fs_use *use = container_of(wait, struct fs_use, wait);
+
+	use->err = err;
+	if (fs_park_done(&use->park) != PARK_GO)
+		return;
+	if (err)
+		use->finish(use, err);
+	else
+		use_start(use);
+}
+
+static void use_start(struct fs_use *use)
+{
+	for (;;) {
+		int err;
+
+		fs_park_begin(&use->park);
+		err = tier_open(use->park.fs->parts.tier, use->node, use->flags,
+				&use->wait);
+		if (err == -EINPROGRESS) {
+			if (fs_park_arm(&use->park) == PARK_LEAVE)
+				return;
+			err = use->err;
+			if (!err)
+				continue;
+		}
+		use->finish(use, err);
+		return;
+	}
+}
+
+/* node: a reference, taken over. */
+static struct fs_use *use_new(fuse_req_t req, struct node *node, int flags,
+			      void (*finish)(struct fs_use *use, int err))
+{
+	struct fs_use *use = calloc(1, sizeof(*use));
+
+	if (!use) {
+		node_unref(node);
+		fuse_reply_err(req, ENOMEM);
+		return NULL;
+	}
+	use->park.fs = fs_of(req);
+	use->park.req = req;
+	use->park.cancel = use_cancel;
+	use->park.free = use_park_free;
+	use->wait.resume = use_resume;
+	use->node = node;
+	use->flags = flags;
+	use->finish = finish;
+	return use;
+}
+
+static bool for_writing(int flags)
+{
+	return (flags & O_ACCMODE) != O_RDONLY;
+}
+
+/* Cuts the file to size, as the client would. */
+static int cut(fuse_req_t req, struct node *node, off_t size, bool kill_priv)
+{
+	struct tier_data data;
+	int err = tier_data_get(fs_tier(req), node, true, &data);
+
+	if (err)
+		return err;
+	fs_become_writer(req, !kill_priv);
+	if (ftruncate(data.fd, size) < 0)
+		err = -errno;
+	tier_data_put(&data);
+	return err;
+}
+
+/* ---- handles ---------------------------------------------------------------- */
+
+/* May not be written whoever asks: our privileges must not help. */
+static int check_writable(int fd, int flags, bool *ret_priv)
+{
+	struct statx stx;
+
+	*ret_priv = false;
+	if (statx(fd, "", AT_EMPTY_PATH, STATX_TYPE | STATX_MODE, &stx) < 0)
+		return -errno;
+	if (stx.stx_attributes & STATX_ATTR_IMMUTABLE)
+		return -EPERM;
+	if (stx.stx_attributes & STATX_ATTR_APPEND &&
+	    (!(flags & O_APPEND) || flags & O_TRUNC))
+		return -EPERM;
+	*ret_priv = stx.stx_mode & S_ISUID ||
+		    (stx.stx_mode & (S_ISGID | S_IXGRP)) == (S_ISGID | S_IXGRP);
+	return 0;
+}
+
+/* A backing id for node, 0: none, the handle will be served by us. */
+static int register_backing(fuse_req_t req, struct node *node)
+{
+	struct fs *fs = fs_of(req);
+	struct tier_data data;
+	int id;
+
+	if (tier_data_get(fs->parts.tier, node, false, &data) < 0)
+		return 0;
+	fs_become_writer(req, false);
+	errno = 0;
+	id = fuse_passthrough_open(req, data.fd);
+	if (id <= 0) {
+		int err = errno;
+
+		if (err == EPERM || err == EOPNOTSUPP || err == ENOTTY ||
+		    err == ELOOP || err == EINVAL)
+			fs_passthrough_lost(fs, "registering a file", err);
+		id = 0;
+	}
+	tier_data_put(&data);
+	return id;
+}
+
+/* Counts a handle and fills in what the kernel is told of it. */
+static void handle_add(struct fs_use *use, bool may_pass)
+{
+	fuse_req_t req = use->park.req;
+	struct fs *fs = use->park.fs;
+	struct node *node = use->node;
+	struct fuse_file_info *fi = &use->fi;
+	bool session = atomic_load(&fs->passthrough) == FS_PT_ON;
+	struct tier_handles *handles;
+	bool first;
+	int id = 0;
+
+	pthread_mutex_lock(&node->lock);
+	handles = tier_handles(node);
+	first = handles->count == 0 && session && may_pass &&
+		tier_resident(node);
+	pthread_mutex_unlock(&node->lock);
+	if (first)
+		id = register_backing(req, node);
+
+	pthread_mutex_lock(&node->lock);
+	if (handles->count++ == 0) {
+		handles->passthrough = id > 0;
+		handles->backing_id = id;
+		id = 0;
+	}
+	fi->backing_id = handles->backing_id;
+	pthread_mutex_unlock(&node->lock);
+	if (id)
+		fuse_passthrough_close(req, id);
+
+	fi->fh = (uint32_t)use->flags;
+	fi->noflush = 1;
+	fi->keep_cache = !fs->session_pt;
+	if (fi->backing_id && !use->is_create &&
+	    (use->flags & O_ACCMODE) == O_RDWR)
+		fuse_lowlevel_notify_inval_inode(fs->se, fs_ino(node), -1, 0);
+}
+
+static void handle_drop(fuse_req_t req, struct fs *fs, struct node *node,
+			int flags)
+{
+	struct tier_handles *handles;
+	int id = 0;
+
+	pthread_mutex_lock(&node->lock);
+	handles = tier_handles(node);
+	if (--handles->count == 0) {
+		id = handles->backing_id;
+		handles->backing_id = 0;
+		handles->passthrough = false;
+	}
+	pthread_mutex_unlock(&node->lock);
+	/* Before the use ends: a lease would be refused because of it. */
+	if (id)
+		fuse_passthrough_close(req, id);
+	tier_close(fs->parts.tier, node, flags);
+}
+
+static int open_check(struct fs_use *use, bool *ret_may_pass)
+{
+	_cleanup_node_fd_ struct node_fd nfd = NODE_FD_NONE;
+	bool priv = false;
+	int err;
+
+	*ret_may_pass = true;
+	if (!for_writing(use->flags) || use->is_create)
+		return 0;
+	err = node_fd_get(use->node, &nfd);
+	if (!err)
+		err = check_writable(nfd.fd, use->flags, &priv);
+	*ret_may_pass = !priv;
+	return err;
+}
+
+static void open_finish(struct fs_use *use, int err)
+{
+	fuse_req_t req = use->park.req;
+	struct fs *fs = use->park.fs;
+	struct node *node = use->node;
+	struct fuse_entry_param entry;
+	bool opened = !err, counted = false, may_pass;
+
+	if (!err)
+		err = open_check(use, &may_pass);
+	if (!err && use->flags & O_TRUNC)
+		err = cut(req, node, 0, use->fi.kill_suidgid);
+	if (!err) {
+		handle_add(use, may_pass);
+		counted = true;
+		if (use->is_create)
+			err = fs_entry(req, node, NULL, &entry);
+	}
+	if (!err && use->is_create) {
+		node_kept(node);
+		if (fuse_reply_create(req, &entry, &use->fi) == 0)
+			goto out;
+		node_forget(node, 1);
+	} else if (!err) {
+		if (fuse_reply_open(req, &use->fi) == 0)
+			goto out;
+	}
+	/* Not opened, or nobody is there to use it: the session ends, and with
+	 * it the backing ids. */
+	if (counted && err)
+		handle_drop(req, fs, node, use->flags);
+	else if (opened)
+		tier_close(fs->parts.tier, node, use->flags);
+	if (err)
+		fs_reply_err(req, err);
+out:
+	use_free(use);
+}
+
+static void open_node(fuse_req_t req, struct node *node,
+		      const struct fuse_file_info *fi, bool is_create)
+{
+	int flags = fi->flags & ~(O_CREAT | O_EXCL | O_NOCTTY);
+	struct fs_use *use;
+
+	if (is_create)
+		flags &= ~(O_TRUNC | O_TMPFILE);
+	use = use_new(req, node, flags, open_finish);
+	if (!use)
+		return;
+	use->fi = *fi;
+	use->is_create = is_create;
+	use_start(use);
+}
+
+void fs_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	open_node(req, node_ref(fs_node(req, ino)), fi, false);
+}
+
+void fs_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
+	       struct fuse_file_info *fi)
+{
+	struct node *node;
+	int err;
+
+	err = fs_make(req, fs_node(req, parent), name, S_IFREG | (mode & 07777),
+		      0, NULL, NULL, &node);
+	if (err)
+		fs_reply_err(req, err);
+	else
+		open_node(req, node, fi, true);
+}
+
+/* The new file has no name: the descriptor keeps it. */
+static int make_tmpfile(fuse_req_t req, struct node *parent, mode_t mode,
+			struct node **ret)
+{
+	_cleanup_node_fd_ struct node_fd dir = NODE_FD_NONE;
+	_cleanup_close_ int fd = -1;
+	char proc[PROC_FD_LEN];
+	int err, pin;
+
+	err = node_fd_get(parent, &dir);
+	if (err)
+		return err;
+	fs_become(req);
+	fd = openat(dir.fd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, mode & 07777);
+	if (fd < 0)
+		return -errno;
+	pin = open(proc_fd_path(fd, proc), O_PATH | O_CLOEXEC);
+	if (pin < 0)
+		return -errno;
+	err = node_from_fd(parent->table, fd, NULL, ret);
+	if (err)
+		close(pin);
+	else
+		node_pin(*ret, pin);
+	return err;
+}
+
+void fs_tmpfile(fuse_req_t req, fuse_ino_t parent, mode_t mode,
+		struct fuse_file_info *fi)
+{
+	struct node *node;
+	int err = make_tmpfile(req, fs_node(req, parent), mode, &node);
+
+	if (err)
+		fs_reply_err(req, err);
+	else
+		open_node(req, node, fi, true);
+}
+
+void fs_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	handle_drop(req, fs_of(req), fs_node(req, ino), (int)fi->fh);
+	fuse_reply_err(req, 0);
+}
+
+/* ---- truncate -------------------------------------------------------------- */
+
+static int truncate_do(struct fs_use *use)
+{
+	fuse_req_t req = use->park.req;
+	int err = 0;
+
+	if (!use->has_handle) {
+		_cleanup_node_fd_ struct node_fd nfd = NODE_FD_NONE;
+		bool priv;
+
+		err = node_fd_get(use->node, &nfd);
+		if (!err)
+			err = check_writable(nfd.fd, O_TRUNC, &priv);
+	}
+	if (!err)
+		err = cut(req, use->node, use->attr.st_size,
+			  use->to_set & FUSE_SET_ATTR_KILL_SUID);
+	if (!use->has_handle)
+		tier_close(fs_tier(req), use->node, use->flags);
+	if (!err)
+		err = fs_setattr_meta(req, use->node, &use->attr, use->to_set);
+	return err;
+}
+
+static void truncate_finish(struct fs_use *use, int err)
+{
+	fuse_req_t req = use->park.req;
+
+	if (!err)
+		err = truncate_do(use);
+	if (err)
+		fs_reply_err(req, err);
+	else
+		fs_reply_getattr(req, use->node);
+	use_free(use);
+}
+
+void fs_truncate(fuse_req_t req, struct node *node, const struct stat *attr,
+		 int to_set, bool has_handle)
+{
+	int flags = O_WRONLY | (attr->st_size == 0 ? O_TRUNC : 0);
+	struct fs_use *use =
+		use_new(req, node_ref(node), flags, truncate_finish);
+
+	if (!use)
+		return;
+	use->attr = *attr;
+	use->to_set = to_set;
+	use->has_handle = has_handle;
+	if (has_handle)
+		truncate_finish(use, 0); /* in use for writing already */
+	else
+		use_start(use);
+}

@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: MIT */
+
+/*
+ * tierfs: mounts a tier and serves it.
+ *
+ * The process that was started waits, unless -f, for the one that serves: a
+ * byte through a pipe says that the mount answers, its end without one that it
+ * never will. Until then the server's messages go to the starter's stderr. The
+ * fork comes before anything is opened: locks, threads and SQLite do not
+ * survive one.
+ */
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#ifdef HAVE_SYSTEMD
+#include <systemd/sd-daemon.h>
+#endif
+
+#include "cleanup.h"
+#include "config.h"
+#include "control.h"
+#include "fs.h"
+#include "log.h"
+#include "main_stack.h"
+
+#ifndef PR_SET_IO_FLUSHER
+#define PR_SET_IO_FLUSHER 57
+#endif
+
+struct daemon {
+	const struct config *config;
+	int ready_fd; /* the pipe to the starter, or -1 */
+	struct stack stack;
+	struct fs *fs;
+	struct control *control;
+};
+
+static void tell_systemd(const char *state)
+{
+#ifdef HAVE_SYSTEMD
+	sd_notify(0, state);
+#else
+	(void)state;
+#endif
+}
+
+/* Lets go of the starter and its terminal. */
+static void detach(struct daemon *daemon)
+{
+	int null;
+
+	if (daemon->ready_fd < 0)
+		return;
+	log_to_system("tierfs");
+	null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	if (null >= 0) {
+		dup2(null, STDIN_FILENO);
+		dup2(null, STDOUT_FILENO);
+		dup2(null, STDERR_FILENO);
+		close(null);
+	}
+	if (write(daemon->ready_fd, "1", 1) < 0)
+		log_debug("the starter is gone");
+	close(daemon->ready_fd);
+	daemon->ready_fd = -1;
+}
+
+/* The mount answers. */
+static int ready(void *arg)
+{
+	struct daemon *daemon = arg;
+	struct control_parts parts = {
+		.tier = daemon->stack.tier,
+		.mountpoint = daemon->config->mountpoint,
+	};
+	_cleanup_free_ char *why = NULL;
+	char no_passthrough[160];
+	int err;
+
+	parts.passthrough = fs_passthrough(daemon->fs, no_passthrough,
+					   sizeof(no_passthrough));
+	parts.passthrough_why = no_passthrough;
+	err = control_start(&parts, &daemon->control, &why);
+	if (err) {
+		log_error("%s", why ? why : strerror(-err));
+		return err;
+	}
+	if (!parts.passthrough)
+		log_info("no passthrough: %s", no_passthrough);
+	tell_systemd("READY=1");
+	detach(daemon);
+	return 0;
+}
+
+static int serve(struct daemon *daemon)
+{
+	struct fs_parts parts = {.config = daemon->config};
+	_cleanup_free_ char *why = NULL;
+	int err = stack_open(daemon->config, &daemon->stack, &why);
+
+	if (!err) {
+		parts.front = daemon->stack.front;
+		parts.nodes = daemon->stack.nodes;
+		parts.tier = daemon->stack.tier;
+		err = fs_mount(&parts, &daemon->fs, &why);
+	}
+	if (!err) {
+		err = fs_serve(daemon->fs, ready, daemon, &why);
+		tell_systemd("STOPPING=1");
+		if (daemon->control)
+			control_stop(daemon->control);
+		fs_end(daemon->fs);
+	}
+	stack_close(&daemon->stack);
+	if (err && why)
+		log_error("%s", why);
+	return err ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+
+/* What the process is, whoever started it. */
+static void prepare(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+		limit.rlim_cur = limit.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &limit);
+	}
+	/* File sizes are the client's to limit: a limit of ours would kill. */
+	limit.rlim_cur = limit.rlim_max = RLIM_INFINITY;
+	setrlimit(RLIMIT_FSIZE, &limit);
+	signal(SIGXFSZ, SIG_IGN);
+	signal(SIGHUP, SIG_IGN);
+	signal(SIGPIPE, SIG_IGN);
+	signal(SIGIO, SIG_IGN); /* a lease that is broken */
+	/* Writing back the front's pages must not wait for this process, while
+	 * it waits for memory that would be free after that. */
+	prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
+	umask(022);
+}
+
+/* The starter: 0 when the child says that the mount answers. */
+static int await(int fd)
+{
+	ssize_t n;
+	char byte;
+
+	do {
+		n = read(fd, &byte, 1);
+	} while (n < 0 && errno == EINTR);
+	return n == 1 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
+
+/* Forks; returns in the child, in a session of its own. */
+static void go_background(struct daemon *daemon)
+{
+	int fds[2];
+	pid_t pid;
+
+	if (pipe2(fds, O_CLOEXEC) < 0) {
+		log_error("pipe: %s", strerror(errno));
+		exit(EXIT_FAILURE);
+	}
+	pid = fork();
+	if (pid < 0) {
+		log_error("fork: %s", strerror(errno));
+		exit(EXIT_FAILURE);
+	}
+	if (pid > 0) {
+		close(fds[1]);
+		_exit(await(fds[0]));
+	}
+	close(fds[0]);
+	daemon->ready_fd = fds[1];
+	setsid();
+	if (chdir("/") < 0)
+		log_debug("chdir: %s", strerror(errno));
+}
+
+int main(int argc, char **argv)
+{
+	struct daemon daemon = {.ready_fd = -1};
+	_cleanup_free_ char *why = NULL;
+	struct config *config;
+	int err, status;
+
+	err = config_parse(argc, argv, &config, &why);
+	if (err == -ECANCELED)
+		return EXIT_SUCCESS;
+	if (err) {
+		fprintf(stderr, "tierfs: %s\n", why ? why : strerror(-err));
+		return EXIT_FAILURE;
+	}
+	if (config->debug)
+		log_set_level(LOG_LEVEL_DEBUG);
+	daemon.config = config;
+	if (!config->foreground)
+		go_background(&daemon);
+	prepare();
+	status = serve(&daemon);
+	config_free(config);
+	return status;
+}

@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: MIT */
+
+/*
+ * From the front upwards, and back.
+ *
+ * umount(2) returns when the kernel is done with the mount, while its daemon
+ * may still be closing. So a front that is locked is waited for as long as no
+ * mount of it is there; with a mount, another daemon serves it, and that is an
+ * error at once.
+ */
+
+#include "main_stack.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "cleanup.h"
+#include "journal.h"
+#include "log.h"
+#include "mover.h"
+#include "ring.h"
+#include "tierfs/target.h"
+#include "util.h"
+
+#define FRONT_WAIT_NS  (10 * NSEC_PER_SEC)
+#define FRONT_RETRY_US 20000
+#define RING_ENTRIES   128
+#define RECALL_WORKERS 4
+#define OTHER_WORKERS  2
+#define FD_CACHE_MAX   8192
+
+static int fail(char **ret_why, int err, const char *what)
+{
+	if (asprintf(ret_why, "%s: %s", what, strerror(-err)) < 0)
+		*ret_why = NULL;
+	return err;
+}
+
+/* Undoes mountinfo's \ooo, in place. */
+static void unescape(char *text)
+{
+	char *to = text;
+
+	while (*text) {
+		if (text[0] == '\\' && text[1] >= '0' && text[1] <= '3' &&
+		    text[2] && text[3]) {
+			*to++ = (text[1] - '0') << 6 | (text[2] - '0') << 3 |
+				(text[3] - '0');
+			text += 4;
+		} else {
+			*to++ = *text++;
+		}
+	}
+	*to = '\0';
+}
+
+/* Is front mounted by a daemon, as far as this namespace shows? */
+static bool is_mounted(const char *front)
+{
+	FILE *file = fopen("/proc/self/mountinfo", "re");
+	_cleanup_free_ char *line = NULL;
+	bool found = false;
+	size_t size = 0;
+
+	if (!file)
+		return false;
+	while (!found && getline(&line, &size, file) > 0) {
+		char *type = strstr(line, " - "), *source, *end;
+
+		if (!type || strncmp(type + 3, "fuse.tierfs ", 12) != 0)
+			continue;
+		source = type + 15;
+		end = strchr(source, ' ');
+		if (!end)
+			continue;
+		*end = '\0';
+		unescape(source);
+		found = !strcmp(source, front);
+	}
+	fclose(file);
+	return found;
+}
+
+static int open_front(struct stack *stack, char **ret_why)
+{
+	const struct config *config = stack->config;
+	int64_t until = monotonic_ns() + FRONT_WAIT_NS;
+
+	for (;;) {
+		int err = front_open(config->front, config->name, &stack->front,
+				     ret_why);
+
+		if (err != -EBUSY || monotonic_ns() >= until ||
+		    is_mounted(config->front))
+			return err;
+		free(*ret_why);
+		*ret_why = NULL;
+		usleep(FRONT_RETRY_US);
+	}
+}
+
+/* The number under which the front knows a target, or -1. */
+static int target_number(const struct front *front, const char *name)
+{
+	for (unsigned int i = 0; i < front->ntargets; i++)
+		if (!strcmp(front->targets[i].name, name))
+			return i;
+	return -1;
+}
+
+static int open_target(struct stack *stack, const struct config_target *conf,
+		       char **ret_why)
+{
+	struct front *front = stack->front;
+	int number = target_number(front, conf->name);
+	struct target_config config = {
+		.name = conf->name,
+		.path = conf->path,
+		.fsname = front->name,
+		.front_uuid = front->uuid,
+		.uuid = number < 0 ? NULL : front->targets[number].uuid,
+	};
+	struct target *target;
+	unsigned int added;
+	int err = target_open(&config, &target, ret_why);
+
+	if (err)
+		return err;
+	if (number < 0) {
+		err = front_add_target(front, conf->name, target_uuid(target),
+				       &added);
+		if (err) {
+			target_close(target);
+			return fail(ret_why, err, "recording a new target");
+		}
+		number = added;
+	} else {
+		char why[256];
+
+		if (!target_online(target, why, sizeof(why)))
+			log_warn("target %s is offline: %s", conf->name, why);
+	}
+	stack->targets[number] = target;
+	return 0;
+}
+
+static int open_targets(struct stack *stack, char **ret_why)
+{
+	for (unsigned int i = 0; i < stack->config->ntargets; i++) {
+		int err =
+			open_target(stack, &stack->config->targets[i], ret_why);
+
+		if (err)
+			return err;
+	}
+	for (unsigned int i = 0; i < stack->front->ntargets; i++)
+		if (!stack->targets[i])
+			log_warn("target %s is not given (spill=): what is "
+				 "there alone cannot be read",
+				 stack->front->targets[i].name);
+	return 0;
+}
+
+static unsigned int fd_cache_size(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+		return 64;
+	return min_t(rlim_t, limit.rlim_cur / 4, FD_CACHE_MAX);
+}
+
+static int open_tier(struct stack *stack, char **ret_why)
+{
+	struct tier_parts parts = {
+		.config = stack->config,
+		.front = stack->front,
+		.nodes = stack->nodes,
+		.journal = stack->journal,
+		.mover = stack->mover,
+		.targets = stack->targets,
+		.ntargets = TIERFS_TARGETS_MAX,
+		.ring = stack->ring,
+		.limit = stack->limit,
+	};
+	int err = tier_start(&parts, &stack->tier);
+
+	if (err)
+		return fail(ret_why, err, "starting the tier");
+	err = tier_recover(stack->tier);
+	return err ? fail(ret_why, err, "recovering what was in flight") : 0;
+}
+
+static int open_all(struct stack *stack, char **ret_why)
+{
+	int err = open_front(stack, ret_why);
+
+	if (!err)
+		err = open_targets(stack, ret_why);
+	if (err)
+		return err;
+	err = ring_start(RING_ENTRIES, &stack->ring);
+	if (err)
+		return fail(ret_why, err, "io_uring");
+	err = journal_open(stack->front->meta_fd, &stack->journal, ret_why);
+	if (err)
+		return err;
+	err = node_table_new(stack->front, fd_cache_size(), &stack->nodes);
+	if (!err)
+		err = copy_limit_new(stack->config->bwlimit, &stack->limit);
+	if (!err)
+		err = mover_start(RECALL_WORKERS, OTHER_WORKERS, &stack->mover);
+	if (err)
+		return fail(ret_why, err, "starting");
+	return open_tier(stack, ret_why);
+}
+
+int stack_open(const struct config *config, struct stack *stack, char **ret_why)
+{
+	int err;
+
+	memset(stack, 0, sizeof(*stack));
+	stack->config = config;
+	err = open_all(stack, ret_why);
+	if (err)
+		stack_close(stack);
+	return err;
+}
+
+void stack_close(struct stack *stack)
+{
+	if (stack->mover)
+		mover_stop(stack->mover);
+	if (stack->tier)
+		tier_stop(stack->tier);
+	if (stack->journal)
+		journal_close(stack->journal);
+	if (stack->mover)
+		mover_free(stack->mover);
+	if (stack->limit)
+		copy_limit_free(stack->limit);
+	for (unsigned int i = 0; i < TIERFS_TARGETS_MAX; i++)
+		if (stack->targets[i])
+			target_close(stack->targets[i]);
+	if (stack->ring)
+		ring_stop(stack->ring);
+	node_table_free(stack->nodes);
+	if (stack->front)
+		front_close(stack->front);
+	memset(stack, 0, sizeof(*stack));
+}

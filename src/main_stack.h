@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef TIERFS_MAIN_STACK_H
+#define TIERFS_MAIN_STACK_H
+
+/* Everything below the mount, opened and closed in order. */
+
+#include "config.h"
+#include "front.h"
+#include "node.h"
+#include "tier.h"
+
+struct stack {
+	const struct config *config;
+	struct front *front;
+	struct target *targets[TIERFS_TARGETS_MAX]; /* by number */
+	struct ring *ring;
+	struct journal *journal;
+	struct node_table *nodes;
+	struct copy_limit *limit;
+	struct mover *mover;
+	struct tier *tier;
+};
+
+/* On -errno *ret_why (free it) says what is wrong, and what was opened is
+ * closed. Waits a few seconds for a daemon that is just ending. */
+int stack_open(const struct config *config, struct stack *stack,
+	       char **ret_why);
+/* The session is over: nobody calls the tier any more. */
+void stack_close(struct stack *stack);
+
+#endif
