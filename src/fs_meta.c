@@ -34,6 +34,13 @@ bool fs_hidden(struct node *parent, const char *name)
 	       !strcmp(name, TIERFS_META_DIR);
 }
 
+/* The daemon's directory is not counted either. */
+static void hide_link(const struct node *node, struct stat *st)
+{
+	if (fs_ino(node) == FUSE_ROOT_ID && st->st_nlink > 2)
+		st->st_nlink--;
+}
+
 int fs_entry(fuse_req_t req, struct node *node, const struct stat *st,
 	     struct fuse_entry_param *ret)
 {
@@ -119,10 +126,12 @@ void fs_reply_getattr(fuse_req_t req, struct node *node)
 	struct stat st;
 	int err = tier_getattr(fs_tier(req), node, &st, &is_volatile);
 
-	if (err)
+	if (err) {
 		fs_reply_err(req, err);
-	else
-		fuse_reply_attr(req, &st, is_volatile ? 0 : FS_TIMEOUT);
+		return;
+	}
+	hide_link(node, &st);
+	fuse_reply_attr(req, &st, is_volatile ? 0 : FS_TIMEOUT);
 }
 
 void fs_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -170,6 +179,7 @@ void fs_statx(fuse_req_t req, fuse_ino_t ino, int flags, int mask,
 		fs_reply_err(req, err);
 		return;
 	}
+	hide_link(node, &st);
 	stx.stx_nlink = st.st_nlink;
 	stx.stx_uid = st.st_uid;
 	stx.stx_gid = st.st_gid;
@@ -289,6 +299,14 @@ void fs_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
 	if (to_set & FUSE_SET_ATTR_SIZE) {
 		fs_truncate(req, node, attr, to_set, fi != NULL);
 		return;
+	}
+	/* Nothing asked for: chown(-1, -1), or a write that passes through and
+	 * clears setuid. What the former does on the front is right for both. */
+	if (!(to_set & ~(FUSE_SET_ATTR_KILL_SUID | FUSE_SET_ATTR_KILL_SGID |
+			 FUSE_SET_ATTR_CTIME))) {
+		attr->st_uid = (uid_t)-1;
+		attr->st_gid = (gid_t)-1;
+		to_set |= FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID;
 	}
 	err = fs_setattr_meta(req, node, attr, to_set);
 	if (err)
