@@ -201,6 +201,8 @@ bool move_next_paths(struct control_cmd *cmd);
 /* Puts a file into the batch; takes over the reference to node. */
 void move_add(struct control_cmd *cmd, struct node *node, uint64_t size,
 	      const char *path, const char *as);
+/* Is the file of node, another name of which came before, not done yet? */
+bool move_pending(struct control_cmd *cmd, const struct node *node);
 /* Gives the batch to the tier, when there is room for it. */
 void move_submit(struct control_cmd *cmd);
 /* The same, and waits for all results. */
@@ -213,9 +215,11 @@ void control_cancel_live(struct control *control, struct control_cmd *cmd);
 void control_move(struct control_cmd *cmd);
 /* Runs conn->later. */
 void control_move_later(struct control_conn *conn);
-/* One file; takes over the reference to node. st is as shown by the mount. */
+/* One file; takes over the reference to node. st is as shown by the mount;
+ * named: it may have been named before. */
 void move_file(struct control_cmd *cmd, struct node *node,
-	       const struct stat *st, const char *path, const char *as);
+	       const struct stat *st, const char *path, const char *as,
+	       bool named);
 
 /* -- control_walk.c ----------------------------------------------------------- */
 

@@ -61,7 +61,8 @@ static void pin_one(struct control_cmd *cmd, struct node *node, const char *as,
 }
 
 void move_file(struct control_cmd *cmd, struct node *node,
-	       const struct stat *st, const char *path, const char *as)
+	       const struct stat *st, const char *path, const char *as,
+	       bool named)
 {
 	_cleanup_(node_unrefp) struct node *held = node;
 	enum spill_state state;
@@ -82,6 +83,11 @@ void move_file(struct control_cmd *cmd, struct node *node,
 			return;
 	} else if (st->st_size == 0) {
 		move_result(cmd, as, "already", "is empty", 0);
+		return;
+	}
+	/* A hard link, or named twice: the tier would refuse the second. */
+	if ((st->st_nlink > 1 || named) && move_pending(cmd, node)) {
+		move_result(cmd, as, "already", "asked for by another name", 0);
 		return;
 	}
 	move_add(cmd, steal_ptr(&held), st->st_size, path, as);
@@ -152,7 +158,7 @@ static void move_named(struct control_cmd *cmd, const char *path,
 	else if (S_ISDIR(st.st_mode))
 		move_dir(cmd, fd, node, &st, path, as);
 	else if (S_ISREG(st.st_mode))
-		move_file(cmd, steal_ptr(&node), &st, path, as);
+		move_file(cmd, steal_ptr(&node), &st, path, as, true);
 	else if (!peer_owns(cmd->conn, &st))
 		move_result(cmd, as, "refused",
 			    "permission denied: not the owner", 0);

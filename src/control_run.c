@@ -467,6 +467,25 @@ void move_submit(struct control_cmd *cmd)
 	move_pump(cmd, 0);
 }
 
+bool move_pending(struct control_cmd *cmd, const struct node *node)
+{
+	struct control_req *req;
+	bool ret = false;
+
+	for (unsigned int i = 0; i < cmd->nbatch; i++)
+		ret = ret || cmd->batch[i]->req.node == node;
+	if (ret)
+		return true;
+	pthread_mutex_lock(&cmd->control->lock);
+	cds_list_for_each_entry (req, &cmd->control->live, link) {
+		if (req->req.node == node &&
+		    (req->cmd == cmd || (!req->cmd && !cmd->wait)))
+			ret = true;
+	}
+	pthread_mutex_unlock(&cmd->control->lock);
+	return ret;
+}
+
 /* Puts a file into the batch; takes over the reference to node. */
 void move_add(struct control_cmd *cmd, struct node *node, uint64_t size,
 	      const char *path, const char *as)

@@ -147,7 +147,8 @@ static int walk_subdir(struct walk *walk, const struct frame *frame,
 	}
 	/* Unpinning unpins directories too. */
 	if (walk->cmd->op == CONTROL_UNPIN)
-		move_file(walk->cmd, node_ref(node), st, walk->path, walk->as);
+		move_file(walk->cmd, node_ref(node), st, walk->path, walk->as,
+			  false);
 	return walk_push(walk, fd, steal_ptr(&held));
 }
 
@@ -172,7 +173,7 @@ static int walk_entry(struct walk *walk, const struct frame *frame,
 	err = tier_adjust(cmd->control->tier, node, &st, NULL);
 	if (err)
 		return err;
-	move_file(cmd, steal_ptr(&node), &st, walk->path, walk->as);
+	move_file(cmd, steal_ptr(&node), &st, walk->path, walk->as, false);
 	return 0;
 }
 
