@@ -494,6 +494,8 @@ int tier_start(const struct tier_parts *parts, struct tier **ret)
 	CDS_INIT_LIST_HEAD(&tier->unsettled);
 	pthread_mutex_init(&tier->wake_lock, NULL);
 	pthread_mutex_init(&tier->stale_lock, NULL);
+	pthread_mutex_init(&tier->adopt_lock, NULL);
+	pthread_cond_init(&tier->adopt_cond, NULL);
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&tier->wake_cond, &attr);
@@ -536,6 +538,8 @@ void tier_stop(struct tier *tier)
 	free(tier->unsynced);
 	pthread_mutex_destroy(&tier->wake_lock);
 	pthread_mutex_destroy(&tier->stale_lock);
+	pthread_mutex_destroy(&tier->adopt_lock);
+	pthread_cond_destroy(&tier->adopt_cond);
 	pthread_cond_destroy(&tier->wake_cond);
 	free(tier);
 }

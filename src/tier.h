@@ -221,7 +221,8 @@ struct tier_request {
 	struct cds_list_head link;
 };
 
-/* Queues op for n files in as few jobs as is good. Always calls each done. */
+/* Queues op for n files in as few jobs as is good, in an order of its own: reqs
+ * may be sorted. Always calls each done. */
 void tier_submit(struct tier *tier, enum tier_op op, enum mover_prio prio,
 		 struct tier_request **reqs, size_t n);
 

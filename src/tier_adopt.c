@@ -5,9 +5,11 @@
  * Counters are kept as states change. They need a beginning: when a front is
  * mounted for the first time, or its journal was lost, one walk in the
  * background counts files and their states. It is idle work and nothing waits
- * for it. A file that is made or removed meanwhile counts through its event;
- * the walk leaves out what is younger than its start. What is removed before
- * the walk came by may be missing one: the number is for people.
+ * for it but moves that nobody waits for at a file, so that none changes the
+ * state of a file before it is counted. A file that is made or removed meanwhile
+ * counts through its event; the walk leaves out what is younger than its start,
+ * but for what a recall has swapped in. What is removed before the walk came by
+ * may be missing one: the number is for people.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -77,15 +79,20 @@ static void count_file(struct adopt *a, int dirfd, const char *name,
 	struct spill_ea ea = {.state = SPILL_NONE};
 	uint64_t size = stx->stx_size;
 
-	if (stx->stx_mask & STATX_BTIME &&
-	    stx->stx_btime.tv_sec * NSEC_PER_SEC + stx->stx_btime.tv_nsec >=
-		    a->start)
-		return;
+	bool young =
+		stx->stx_mask & STATX_BTIME &&
+		stx->stx_btime.tv_sec * NSEC_PER_SEC + stx->stx_btime.tv_nsec >=
+			a->start;
+
 	if (stx->stx_nlink > 1 && seen_link(a, stx->stx_ino))
 		return;
 	if (!front_ea_get_at(a->tier->parts.front, dirfd, name, &ea) &&
 	    (ea.flags & TIERFS_EA_F_WRITING || ea.state == SPILL_MIGRATING))
 		ea.state = SPILL_NONE;
+	if (young && !(ea.flags & TIERFS_EA_F_INO))
+		return;
+	if (young) /* counted as restored: it was released */
+		ea.state = SPILL_RELEASED;
 	if (ea.state == SPILL_RELEASED || ea.state == SPILL_DIRTY)
 		size = ea.size;
 	a->counts.files[ea.state]++;
@@ -120,6 +127,22 @@ static void read_dir(struct adopt *a, int fd)
 	closedir(dir);
 }
 
+static void adopted(struct tier *tier)
+{
+	pthread_mutex_lock(&tier->adopt_lock);
+	tier->adopting = false;
+	pthread_cond_broadcast(&tier->adopt_cond);
+	pthread_mutex_unlock(&tier->adopt_lock);
+}
+
+void tier_adopt_wait(struct tier *tier)
+{
+	pthread_mutex_lock(&tier->adopt_lock);
+	while (tier->adopting)
+		pthread_cond_wait(&tier->adopt_cond, &tier->adopt_lock);
+	pthread_mutex_unlock(&tier->adopt_lock);
+}
+
 static void adopt_run(struct mover_job *job)
 {
 	struct adopt *a = container_of(job, struct adopt, job);
@@ -139,14 +162,17 @@ static void adopt_run(struct mover_job *job)
 			read_dir(a, fd);
 		free(dir);
 	}
-	if (atomic_load(&job->ctl.cancelled))
-		return; /* the next mount begins anew */
+	if (atomic_load(&job->ctl.cancelled)) {
+		adopted(tier); /* the next mount begins anew */
+		return;
+	}
 	for (int i = 0; i < SPILL_STATES; i++) {
 		atomic_fetch_add(&tier->files[i], a->counts.files[i]);
 		atomic_fetch_add(&tier->bytes[i], a->counts.bytes[i]);
 	}
 	journal_put(tier->parts.journal, ADOPTED_KEY, &yes, sizeof(yes));
 	atomic_store(&tier->counts_dirty, true);
+	adopted(tier);
 }
 
 static void adopt_free(struct mover_job *job)
@@ -181,8 +207,11 @@ int tier_adopt(struct tier *tier)
 	a->job.refs = 1;
 	a->job.run = adopt_run;
 	a->job.free = adopt_free;
+	tier->adopting = true;
 	ret = mover_submit(tier->parts.mover, &a->job, NULL);
-	if (ret)
+	if (ret) {
+		tier->adopting = false;
 		free(a);
+	}
 	return ret;
 }

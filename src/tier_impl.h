@@ -11,9 +11,11 @@
 #include "tier.h"
 
 /* Files up to this size are migrated in batches that share their syncs. */
-#define TIER_SMALL	 (1u << 20)
-#define TIER_BATCH_FILES 512
-#define TIER_BATCH_BYTES (64u << 20)
+#define TIER_SMALL	   (1u << 20)
+#define TIER_BATCH_FILES   512
+/* Restoring has a descriptor open for each. */
+#define TIER_RESTORE_FILES 64
+#define TIER_BATCH_BYTES   (64u << 20)
 
 /* What is to be deleted on a target once the front is synced. */
 struct tier_stale {
@@ -43,6 +45,11 @@ struct tier {
 
 	unsigned int ticks;    /* the waker's alone */
 	_Atomic(bool) probing; /* a job looks after the targets */
+
+	/* A leaf. */
+	pthread_mutex_t adopt_lock;
+	pthread_cond_t adopt_cond;
+	bool adopting;
 
 	/* A leaf. */
 	pthread_mutex_t stale_lock;
@@ -220,7 +227,8 @@ void tier_migrate_run(struct mover_job *job, struct tier_move **moves, size_t n,
 		      bool release_after);
 void tier_release_run(struct mover_job *job, struct tier_move **moves,
 		      size_t n);
-void tier_restore_run(struct mover_job *job, struct tier_move *move);
+void tier_restore_run(struct mover_job *job, struct tier_move **moves,
+		      size_t n);
 
 /* -- tier_delete.c ------------------------------------------------------ */
 
@@ -240,5 +248,7 @@ void tier_stale_free(struct tier *tier);
 
 /* Counts what is on a front that was never counted, in the background. */
 int tier_adopt(struct tier *tier);
+/* Waits for that, so that it counts no file twice. Workers alone. */
+void tier_adopt_wait(struct tier *tier);
 
 #endif

@@ -136,8 +136,10 @@ static void move_job_run(struct mover_job *job)
 {
 	struct move_job *mj = container_of(job, struct move_job, job);
 
+	if (job->prio != MOVER_RECALL)
+		tier_adopt_wait(mj->tier);
 	if (mj->moves[0]->op == TIER_RESTORE)
-		tier_restore_run(job, mj->moves[0]);
+		tier_restore_run(job, mj->moves, mj->n);
 	else if (mj->moves[0]->op == TIER_RELEASE)
 		tier_release_run(job, mj->moves, mj->n);
 	else
@@ -244,7 +246,7 @@ struct batch {
 	enum tier_op op;
 	enum mover_prio prio;
 	struct tier_move *moves[TIER_BATCH_FILES];
-	size_t n;
+	size_t n, max;
 	uint64_t bytes;
 	const char *path;
 };
@@ -392,25 +394,72 @@ static void submit_one(struct batch *b, struct batch *released,
 		answer(req, TIER_FAILED, "%s", strerror(ENOMEM));
 		return;
 	}
-	if (b->op == TIER_RESTORE || size > TIER_SMALL ||
-	    b->bytes + size > TIER_BATCH_BYTES || b->n == TIER_BATCH_FILES)
+	if (size > TIER_SMALL || b->bytes + size > TIER_BATCH_BYTES ||
+	    b->n == b->max)
 		batch_flush(b);
 	if (!b->n)
 		b->path = req->path;
 	b->moves[b->n++] = move;
 	b->bytes += size;
-	if (b->op == TIER_RESTORE ||
-	    (size > TIER_SMALL && b->op != TIER_RELEASE))
+	if (size > TIER_SMALL && b->op != TIER_RELEASE)
 		batch_flush(b);
+}
+
+struct placed {
+	uint64_t oid;
+	struct tier_request *req;
+};
+
+static int compare_placed(const void *a, const void *b)
+{
+	uint64_t x = ((const struct placed *)a)->oid;
+	uint64_t y = ((const struct placed *)b)->oid;
+
+	return x < y ? -1 : x > y;
+}
+
+/* What is read from a disk is best read in its order. */
+static void sort_requests(struct tier *tier, struct tier_request **reqs,
+			  size_t n)
+{
+	_cleanup_free_ struct placed *placed = calloc(n, sizeof(*placed));
+
+	if (!placed)
+		return;
+	for (size_t i = 0; i < n; i++) {
+		struct tier_file *file;
+
+		placed[i].req = reqs[i];
+		if (tier_file_lock(tier, reqs[i]->node, &file))
+			continue;
+		if (file->ea.ncopies)
+			placed[i].oid = file->ea.copies[0].oid;
+		tier_file_unlock(file);
+	}
+	qsort(placed, n, sizeof(*placed), compare_placed);
+	for (size_t i = 0; i < n; i++)
+		reqs[i] = placed[i].req;
 }
 
 void tier_submit(struct tier *tier, enum tier_op op, enum mover_prio prio,
 		 struct tier_request **reqs, size_t n)
 {
-	struct batch b = {.tier = tier, .op = op, .prio = prio};
+	struct batch b = {
+		.tier = tier,
+		.op = op,
+		.prio = prio,
+		.max = op == TIER_RESTORE ? TIER_RESTORE_FILES
+					  : TIER_BATCH_FILES,
+	};
 	struct batch released = {
-		.tier = tier, .op = TIER_RELEASE, .prio = prio};
+		.tier = tier,
+		.op = TIER_RELEASE,
+		.prio = prio,
+		.max = TIER_BATCH_FILES,
+	};
 
+	if (op == TIER_RESTORE && n > 1)
+		sort_requests(tier, reqs, n);
 	for (size_t i = 0; i < n; i++)
 		submit_one(&b, &released, reqs[i]);
 	batch_flush(&b);

@@ -6,12 +6,15 @@
  * checked first; what follows depends on the file's names.
  *
  * One name: the copy is an O_TMPFILE that takes the stub's place.
- *   1. the data are copied into it, checked, and synced
- *   2. INTENT_RESTORE is committed
+ *   1. the data are copied into it, checked, and synced; small files of one
+ *      job share that
+ *   2. INTENT_RESTORE is committed, for all of them at once
  *   3. under the directory's and the node's lock, the name still leading to the
- *      stub: owner, mode, xattrs, flags and times are copied, the EA set (which
- *      makes the new inode show the old number and ctime), and synced
+ *      stub: owner, mode, xattrs, flags and times are copied, and the EA set,
+ *      which makes the new inode show the old number and ctime
  *   4. it is linked as .tierfs/inodes/NUMBER and exchanged with the stub
+ * 3 needs no sync: metadata reach the journals of ext4, xfs and btrfs in order,
+ * so a durable exchange has all of it; only data would come later by itself.
  * So one rename puts the file in place and the stub where it is needed: a
  * number that is still shown must not be given to a new file, and the surest
  * way is that the old inode keeps it. Where that has happened already (a file
@@ -54,7 +57,10 @@ struct restore {
 	struct node *node;
 	struct target *target;
 	struct spill_ea ea; /* when it began */
+	struct stat st;	    /* the stub's, then */
 	bool swap;
+	int fd; /* of what will take the stub's place, or -1 */
+	int err;
 };
 
 static int check_room(struct restore *r)
@@ -84,25 +90,21 @@ static int copy(struct restore *r, int fd)
 	return ret;
 }
 
-static int journal_restore(struct restore *r, const struct stat *st)
+static struct intent intent_of(struct restore *r)
 {
 	struct intent intent = {
 		.kind = INTENT_RESTORE,
 		.target = r->ea.copies[0].target,
 		.oid = r->ea.copies[0].oid,
 		.handle = node_handle(r->node),
-		.mtime = timespec_to_ns(st->st_mtim),
-		.atime = timespec_to_ns(st->st_atim),
+		.mtime = timespec_to_ns(r->st.st_mtim),
+		.atime = timespec_to_ns(r->st.st_atim),
 	};
-	int ret;
 
 	if (r->swap)
-		intent.ino =
-			r->ea.flags & TIERFS_EA_F_INO ? r->ea.ino : st->st_ino;
-	ret = journal_add(r->tier->parts.journal, &intent, 1);
-	if (!ret)
-		r->move->intent = intent.id;
-	return ret;
+		intent.ino = r->ea.flags & TIERFS_EA_F_INO ? r->ea.ino
+							   : r->st.st_ino;
+	return intent;
 }
 
 /* ---- what a file has beside its data ----------------------------------- */
@@ -265,7 +267,7 @@ static int exchange(struct restore *r, int fd, int parent_fd, const char *name,
 
 /* Steps 3 and 4, with parent's and node's locks held. -EAGAIN: the file has
  * other names now, it must be filled in place. */
-static int swap_locked(struct restore *r, int fd, struct node *parent)
+static int swap_locked(struct restore *r, struct node *parent)
 {
 	struct tier_file *file = r->move->file;
 	struct front *front = r->tier->parts.front;
@@ -274,7 +276,7 @@ static int swap_locked(struct restore *r, int fd, struct node *parent)
 	struct front_handle handle;
 	struct spill_ea ea;
 	struct stat st, named;
-	int ret;
+	int fd = r->fd, ret;
 
 	if (r->move->cancelled || file->ea.state != SPILL_RELEASED)
 		return -ECANCELED;
@@ -299,8 +301,6 @@ static int swap_locked(struct restore *r, int fd, struct node *parent)
 		ret = front_ea_set(front, fd, &ea);
 	if (!ret)
 		ret = front_handle_at(front, fd, "", &handle);
-	if (!ret && fsync(fd) < 0)
-		ret = -errno;
 	if (!ret)
 		ret = exchange(r, fd, dir.fd, r->node->name, ea.ino,
 			       file->ea.flags & TIERFS_EA_F_INO);
@@ -314,7 +314,7 @@ static int swap_locked(struct restore *r, int fd, struct node *parent)
 	return 0;
 }
 
-static int finish_swap(struct restore *r, int fd)
+static int finish_swap(struct restore *r)
 {
 	struct node *parent;
 	int ret;
@@ -326,7 +326,7 @@ static int finish_swap(struct restore *r, int fd)
 		return -EAGAIN;
 	node_dir_lock(parent);
 	pthread_mutex_lock(&r->node->lock);
-	ret = swap_locked(r, fd, parent);
+	ret = swap_locked(r, parent);
 	if (!ret) {
 		struct tier_file *file = r->move->file;
 
@@ -342,37 +342,24 @@ static int finish_swap(struct restore *r, int fd)
 	return ret;
 }
 
-static int restore_swap(struct restore *r, const struct stat *st)
+/* Step 1 for one file, without the sync. */
+static int fetch(struct restore *r)
 {
-	_cleanup_close_ int fd = -1;
-	int ret;
-
-	fd = openat(r->tier->parts.front->staging_fd, ".",
-		    O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-	if (fd < 0)
-		return -errno;
-	ret = copy(r, fd);
-	if (ret)
-		return ret;
-	/* The bulk of it before any lock is taken. */
-	if (fdatasync(fd) < 0)
-		return -errno;
-	ret = journal_restore(r, st);
-	return ret ? ret : finish_swap(r, fd);
+	r->fd = openat(r->tier->parts.front->staging_fd, ".",
+		       O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	return r->fd < 0 ? -errno : copy(r, r->fd);
 }
 
 /* ---- in place ------------------------------------------------------------ */
 
-static void set_filling(struct restore *r, bool filling, const struct stat *st)
+static void set_filling(struct restore *r)
 {
 	struct tier_file *file = r->move->file;
 
 	pthread_mutex_lock(&r->node->lock);
-	file->filling = filling;
-	if (filling) {
-		file->fill_atime = st->st_atim;
-		file->fill_mtime = st->st_mtim;
-	}
+	file->filling = true;
+	file->fill_atime = r->st.st_atim;
+	file->fill_mtime = r->st.st_mtim;
 	pthread_mutex_unlock(&r->node->lock);
 }
 
@@ -408,18 +395,27 @@ static int finish_fill(struct restore *r, int fd, int ret)
 	return ret;
 }
 
-static int restore_in_place(struct restore *r, const struct stat *st)
+static int restore_in_place(struct restore *r)
 {
 	_cleanup_close_ int fd = -1;
+	struct intent intent;
 	int ret;
 
-	ret = journal_restore(r, st);
+	/* Again: what a swap that was not to be had journalled is another. */
+	tier_done_after_sync(r->tier, r->move->intent);
+	r->swap = false;
+	ret = tier_stat_node(r->node, &r->st);
 	if (ret)
 		return ret;
+	intent = intent_of(r);
+	ret = journal_add(r->tier->parts.journal, &intent, 1);
+	if (ret)
+		return ret;
+	r->move->intent = intent.id;
 	fd = node_open(r->node, O_RDWR | O_NOATIME);
 	if (fd < 0)
 		return fd;
-	set_filling(r, true, st);
+	set_filling(r);
 	ret = copy(r, fd);
 	if (!ret && fsync(fd) < 0)
 		ret = -errno;
@@ -428,12 +424,13 @@ static int restore_in_place(struct restore *r, const struct stat *st)
 
 /* ---- the job ------------------------------------------------------------- */
 
-static int restore(struct restore *r)
+static int begin(struct restore *r)
 {
 	struct tier_file *file = r->move->file;
-	struct stat st;
 	int ret = 0;
 
+	if (atomic_load(&r->job->ctl.cancelled))
+		return -ECANCELED;
 	pthread_mutex_lock(&r->node->lock);
 	r->ea = file->ea;
 	if (r->move->cancelled || r->ea.state != SPILL_RELEASED)
@@ -441,27 +438,51 @@ static int restore(struct restore *r)
 	r->swap = r->node->parent && r->node->name;
 	pthread_mutex_unlock(&r->node->lock);
 	if (!ret)
-		ret = tier_stat_node(r->node, &st);
+		ret = tier_stat_node(r->node, &r->st);
 	if (ret)
 		return ret;
+	r->swap = r->swap && r->st.st_nlink == 1;
 	r->target = tier_target(r->tier, r->ea.copies[0].target);
-	if (!r->target)
-		return -EIO;
-	ret = check_room(r);
-	if (ret)
-		return ret;
-	if (r->swap && st.st_nlink == 1) {
-		ret = restore_swap(r, &st);
-		if (ret != -EAGAIN)
-			return ret;
-		/* It got a second name, or lost its last, meanwhile. */
-		tier_done_after_sync(r->tier, r->move->intent);
-		ret = tier_stat_node(r->node, &st);
-		if (ret)
-			return ret;
+	return r->target ? check_room(r) : -EIO;
+}
+
+/* The data of all that is to be swapped is durable, and the intents. */
+static int harden(struct tier *tier, struct restore *all, size_t n)
+{
+	_cleanup_free_ struct intent *intents = calloc(n, sizeof(*intents));
+	struct restore *one = NULL;
+	size_t k = 0;
+	int ret;
+
+	if (!intents)
+		return -ENOMEM;
+	for (size_t i = 0; i < n; i++) {
+		if (all[i].err || !all[i].swap)
+			continue;
+		one = &all[i];
+		intents[k++] = intent_of(one);
 	}
-	r->swap = false;
-	return restore_in_place(r, &st);
+	if (!k)
+		return 0;
+	if (k > 1)
+		ret = tier_sync(tier);
+	else
+		ret = fdatasync(one->fd) < 0 ? -errno : 0;
+	if (!ret)
+		ret = journal_add(tier->parts.journal, intents, k);
+	for (size_t i = 0, j = 0; !ret && i < n; i++)
+		if (!all[i].err && all[i].swap)
+			all[i].move->intent = intents[j++].id;
+	return ret;
+}
+
+static void finish(struct restore *r)
+{
+	if (!r->err && r->swap)
+		r->err = finish_swap(r);
+	/* It has several names, or none, or got or lost one meanwhile. */
+	if ((!r->err && !r->swap) || r->err == -EAGAIN)
+		r->err = restore_in_place(r);
 }
 
 static void report(struct restore *r, int err)
@@ -497,24 +518,45 @@ static void report(struct restore *r, int err)
 	}
 }
 
-void tier_restore_run(struct mover_job *job, struct tier_move *move)
+static void end(struct restore *r)
 {
-	struct restore r = {.job = job,
-			    .tier = move->file->tier,
-			    .move = move,
-			    .node = move->file->node};
-	int err = -ECANCELED;
+	int err = r->err;
 
-	if (!atomic_load(&job->ctl.cancelled))
-		err = restore(&r);
 	if (!err)
-		tier_count(r.tier, SPILL_RELEASED, SPILL_MIGRATED, r.ea.size);
-	tier_done_after_sync(r.tier, move->intent);
-	report(&r, err);
+		tier_count(r->tier, SPILL_RELEASED, SPILL_MIGRATED, r->ea.size);
+	tier_done_after_sync(r->tier, r->move->intent);
+	report(r, err);
+	cleanup_close(&r->fd);
 	/* A cancelled one is begun again by whoever still needs it. */
 	if (err == -ECANCELED)
 		err = 0;
 	else if (err && err != -ENOSPC)
 		err = -EIO;
-	tier_move_end(move, err);
+	tier_move_end(r->move, err);
+}
+
+void tier_restore_run(struct mover_job *job, struct tier_move **moves, size_t n)
+{
+	struct restore all[TIER_RESTORE_FILES];
+	int err;
+
+	for (size_t i = 0; i < n; i++) {
+		struct restore *r = &all[i];
+
+		*r = (struct restore){.job = job,
+				      .tier = moves[i]->file->tier,
+				      .move = moves[i],
+				      .node = moves[i]->file->node,
+				      .fd = -1};
+		r->err = begin(r);
+		if (!r->err && r->swap)
+			r->err = fetch(r);
+	}
+	err = harden(all[0].tier, all, n);
+	for (size_t i = 0; i < n; i++) {
+		if (!all[i].err && all[i].swap)
+			all[i].err = err;
+		finish(&all[i]);
+		end(&all[i]);
+	}
 }
