@@ -233,7 +233,9 @@ int stack_open(const struct config *config, struct stack *stack, char **ret_why)
 
 void stack_close(struct stack *stack)
 {
-	if (stack->mover)
+	if (stack->tier)
+		tier_quiesce(stack->tier);
+	else if (stack->mover)
 		mover_stop(stack->mover);
 	if (stack->tier)
 		tier_stop(stack->tier);
