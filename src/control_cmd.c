@@ -218,6 +218,13 @@ static const struct command *request_check(json_t *obj, char why[PROTO_WHY_LEN])
 			return NULL;
 		}
 	}
+	if (command->kind == KIND_MOVE || command->kind == KIND_CANCEL) {
+		key = command->kind == KIND_MOVE ? "paths" : "job";
+		if (!json_object_get(obj, key)) {
+			snprintf(why, PROTO_WHY_LEN, "%s: missing", key);
+			return NULL;
+		}
+	}
 	return command;
 }
 

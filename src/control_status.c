@@ -223,8 +223,8 @@ json_t *control_file_status(struct control *control, struct node *node,
 			    const char *as, int *ret_err)
 {
 	struct tier_file_status status = {.state = SPILL_NONE};
+	json_t *ret, *rest;
 	struct stat st;
-	json_t *ret;
 	int err;
 
 	err = tier_getattr(control->tier, node, &st, NULL);
@@ -238,17 +238,21 @@ json_t *control_file_status(struct control *control, struct node *node,
 		status.size = st.st_size;
 		status.front_bytes = st.st_blocks * 512;
 	}
-	ret = json_pack(
+	rest = json_pack(
 		"{s:s, s:s, s:I, s:I, s:b, s:i, s:o}", "type",
 		type_name(st.st_mode), "state", spill_state_name(status.state),
 		"size", (json_int_t)status.size, "front_bytes",
 		(json_int_t)status.front_bytes, "pinned", status.pinned, "open",
 		(int)status.open, "copies", copies_json(control, &status));
-	if (ret && !proto_set_path(ret, "path", as))
-		return ret;
-	json_decref(ret);
-	*ret_err = -ENOMEM;
-	return NULL;
+	ret = json_object();
+	if (!ret || proto_set_path(ret, "path", as) ||
+	    json_object_update(ret, rest)) {
+		json_decref(ret);
+		ret = NULL;
+		*ret_err = -ENOMEM;
+	}
+	json_decref(rest);
+	return ret;
 }
 
 /* ---- the queue ------------------------------------------------------------------ */
@@ -269,15 +273,15 @@ static json_t *job_json(const struct control *control,
 			 ? control->mountpoint
 			 : "",
 		 info->path);
-	ret = json_pack("{s:I, s:s, s:s, s:I, s:I, s:I, s:o, s:s, s:s, s:o}",
-			"id", (json_int_t)info->id, "op", info->op, "target",
-			info->target, "bytes", (json_int_t)info->bytes, "done",
-			(json_int_t)info->done, "rate", (json_int_t)rate, "eta",
-			rate >= 1 ? json_integer((json_int_t)(left / rate))
-				  : json_null(),
-			"state", info->started_ns ? "running" : "waiting",
-			"priority", prios[info->prio], "mount",
-			text(control->mountpoint));
+	ret = json_pack(
+		"{s:I, s:s, s:s, s:s, s:I, s:I, s:I, s:o, s:s, s:s, s:o}", "id",
+		(json_int_t)info->id, "op", info->op, "path", "", "target",
+		info->target, "bytes", (json_int_t)info->bytes, "done",
+		(json_int_t)info->done, "rate", (json_int_t)rate, "eta",
+		rate >= 1 ? json_integer((json_int_t)(left / rate))
+			  : json_null(),
+		"state", info->started_ns ? "running" : "waiting", "priority",
+		prios[info->prio], "mount", text(control->mountpoint));
 	if (ret && proto_set_path(ret, "path", path)) {
 		json_decref(ret);
 		return NULL;
