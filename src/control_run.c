@@ -59,8 +59,10 @@ void move_result(struct control_cmd *cmd, const char *as, const char *result,
 	if (cmd->conn->fd >= 0)
 		conn_file_result(cmd->conn, cmd->name, as, result, reason,
 				 bytes);
-	else if (bad)
+	else if (!strcmp(result, "failed"))
 		log_info("%s of %s: %s", cmd->name, as, reason);
+	else if (bad)
+		log_debug("%s of %s: %s", cmd->name, as, reason);
 }
 
 void move_error(struct control_cmd *cmd, const char *as, int err)
@@ -100,8 +102,10 @@ static void control_req_done(struct tier_request *treq)
 	pthread_mutex_unlock(&control->lock);
 	if (cmd)
 		return;
-	if (treq->result == TIER_FAILED || treq->result == TIER_REFUSED)
+	if (treq->result == TIER_FAILED)
 		log_info("%s of %s: %s", req->op, req->path, treq->reason);
+	else if (treq->result == TIER_REFUSED)
+		log_debug("%s of %s: %s", req->op, req->path, treq->reason);
 	req_free(req);
 	pthread_mutex_lock(&control->lock);
 	control->norphans--;
