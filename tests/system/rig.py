@@ -412,7 +412,8 @@ class Tier:
     def do(self, *args, **kwargs):
         """ctl() that must succeed; returns the objects."""
         answer = self.ctl(*args, **kwargs)
-        assert answer.status == 0, (args, answer, self.tail())
+        assert answer.status == 0, (f"{args}: {answer.status}\n{answer.err}\n"
+                                    f"{self.tail()}")
         return answer.json
 
     def status(self, path):
