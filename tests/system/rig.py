@@ -208,7 +208,7 @@ class Disk:
         self.mount()
 
     def mount(self):
-        run("mount", "-t", self.fs, "-o", "noatime", self.loop, self.path)
+        run("mount", "-t", self.fs, self.loop, self.path)
 
     def umount(self):
         run("umount", self.path)

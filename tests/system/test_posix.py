@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from rig import (MIB, NOBODY, RENAME_EXCHANGE, RENAME_NOREPLACE,
-                 RENAME_WHITEOUT, put, renameat2)
+                 RENAME_WHITEOUT, libc, put, renameat2)
 
 PJDFSTEST = os.environ.get("PJDFSTEST")
 
@@ -207,8 +207,10 @@ def test_tmpfile(tier):
     try:
         os.write(fd, b"anonymous")
         assert os.fstat(fd).st_nlink == 0
-        os.link(f"/proc/self/fd/{fd}", tier.mnt / "named",
-                follow_symlinks=True)
+        at_symlink_follow = 0x400  # os.link() doesn't
+        assert libc.linkat(-100, f"/proc/self/fd/{fd}".encode(), -100,
+                           os.fsencode(tier.mnt / "named"),
+                           at_symlink_follow) == 0
     finally:
         os.close(fd)
     assert (tier.mnt / "named").read_bytes() == b"anonymous"
