@@ -261,6 +261,8 @@ class Disk:
                 run("umount", "-l", self.path, check=False)
         run("losetup", "-d", self.loop, check=False)
         self.image.unlink()
+        if not is_mounted(self.path):
+            self.path.rmdir()
 
 
 def drop_caches():
