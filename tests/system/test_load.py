@@ -59,7 +59,7 @@ class Churn:
 
 def fio(directory, *args, seconds):
     done = run("fio", f"--directory={directory}", "--size=24m", "--numjobs=2",
-               "--randrepeat=0", "--verify_fatal=1", "--do_verify=1",
+               "--randseed=7", "--verify_fatal=1", "--do_verify=1",
                "--fallocate=none", "--group_reporting", "--output-format=terse",
                "--nrfiles=4", *args, check=False, timeout=seconds + 400,
                cwd=directory.parent.parent)  # for its state files
