@@ -534,8 +534,10 @@ int node_table_new(struct front *front, unsigned int fd_max,
 		free(table);
 		return err;
 	}
+	/* Without accounting it grows by the longest chain: far too much. */
 	table->hash =
-		cds_lfht_new(HASH_MIN, HASH_MIN, 0, CDS_LFHT_AUTO_RESIZE, NULL);
+		cds_lfht_new(HASH_MIN, HASH_MIN, 0,
+			     CDS_LFHT_AUTO_RESIZE | CDS_LFHT_ACCOUNTING, NULL);
 	err = table->hash ? make_root(table) : -ENOMEM;
 	if (err) {
 		node_table_free(table);
