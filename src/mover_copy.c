@@ -27,6 +27,7 @@
 #include <unistd.h>
 
 #include "cleanup.h"
+#include "fault.h"
 #include "mover_pipe.h"
 #include "util.h"
 
@@ -152,6 +153,7 @@ static int copy_one(const struct copy_env *env, struct target *target,
 	ret = target_create(target, file->oid, &object);
 	if (ret)
 		return ret;
+	fault_point("copy-created");
 	pipe->from = (struct pipe_end){.ring = env->front_ring,
 				       .fd = file->front_fd};
 	pipe->to = (struct pipe_end){.object = object};

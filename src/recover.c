@@ -27,6 +27,7 @@
 #include <unistd.h>
 
 #include "cleanup.h"
+#include "fault.h"
 #include "log.h"
 #include "tier_impl.h"
 #include "util.h"
@@ -78,10 +79,13 @@ static int drop_copies(struct tier *tier, struct found *f)
 		.flags = f->ea.flags & (TIERFS_EA_F_PINNED | TIERFS_EA_F_INO),
 		.ino = f->ea.ino,
 	};
+	int ret;
 
 	if (f->ea.state == SPILL_MIGRATED)
 		tier_count(tier, SPILL_MIGRATED, SPILL_NONE, f->ea.size);
-	return front_ea_set(tier->parts.front, f->fd, &ea);
+	ret = front_ea_set(tier->parts.front, f->fd, &ea);
+	fault_point("recover-dropped");
+	return ret;
 }
 
 static void delete_object(struct tier *tier, const struct intent *intent)
@@ -144,9 +148,11 @@ static int cut_off(struct tier *tier, const struct intent *intent,
 		return fd;
 	if (f->st.st_size > 0 && ftruncate(fd, 0) < 0)
 		return -errno;
+	fault_point("recover-cut");
 	/* Later changes by the user had a ctime of their own to show. */
 	if (f->ea.flags & TIERFS_EA_F_CTIME && futimens(fd, times) < 0)
 		return -errno;
+	fault_point("recover-times");
 	return 0;
 }
 
@@ -168,8 +174,11 @@ static int recover_slot(struct tier *tier, const struct intent *intent)
 	if (ret)
 		return ret == -ENODATA ? 0 : ret;
 	if (ea.state == SPILL_RELEASED)
-		return removexattr_fd(fd, front->ea_spill);
-	return unlinkat(front->inodes_fd, slot, 0) < 0 ? -errno : 0;
+		ret = removexattr_fd(fd, front->ea_spill);
+	else
+		ret = unlinkat(front->inodes_fd, slot, 0) < 0 ? -errno : 0;
+	fault_point("recover-slot");
+	return ret;
 }
 
 static int recover_one(struct tier *tier, const struct intent *intent)
@@ -214,8 +223,10 @@ static int clear_staging(struct front *front)
 		return -ENOMEM;
 	}
 	while ((entry = readdir(dir)))
-		if (entry->d_name[0] != '.')
+		if (entry->d_name[0] != '.') {
 			unlinkat(fd, entry->d_name, 0);
+			fault_point("recover-staging");
+		}
 	closedir(dir);
 	return 0;
 }
@@ -236,6 +247,7 @@ int tier_recover(struct tier *tier)
 		if (ret)
 			log_error("recovering object %016" PRIx64 ": %s",
 				  intents[i].oid, strerror(-ret));
+		fault_point("recover-intent");
 	}
 	if (n)
 		log_info("recovered %zu steps that were in flight", n);

@@ -25,6 +25,7 @@
 #include <unistd.h>
 
 #include "cleanup.h"
+#include "fault.h"
 #include "log.h"
 #include "tier_impl.h"
 #include "util.h"
@@ -473,6 +474,7 @@ int tier_sync(struct tier *tier)
 			tier_done_after_sync(tier, ids[i]);
 		return err;
 	}
+	fault_point("sync-synced");
 	if (n)
 		journal_done(tier->parts.journal, ids, n);
 	return 0;

@@ -26,6 +26,7 @@
 #include <unistd.h>
 
 #include "cleanup.h"
+#include "fault.h"
 #include "log.h"
 #include "oid.h"
 #include "tier_impl.h"
@@ -217,6 +218,7 @@ static void undo(struct tier_move *move)
 		tier_ea_set(file, &ea, true);
 	}
 	pthread_mutex_unlock(&node->lock);
+	fault_point("migrate-undone");
 	/* -EEXIST: whatever that object is, it is not this copy. */
 	tier_stale_add(tier,
 		       &(struct tier_stale){.target = move->target,
@@ -343,9 +345,12 @@ void tier_migrate_run(struct mover_job *job, struct tier_move **moves, size_t n,
 	}
 	if (!n)
 		return;
+	fault_point("migrate-journaled");
 	for (size_t i = 0; i < n; i++)
 		moves[i]->err = mark_migrating(moves[i]);
+	fault_point("migrate-marked");
 	copy_all(job, moves, n);
+	fault_point("migrate-copied");
 	for (size_t i = 0; i < n; i++) {
 		if (!moves[i]->err)
 			moves[i]->err = commit(moves[i]);
@@ -354,8 +359,10 @@ void tier_migrate_run(struct mover_job *job, struct tier_move **moves, size_t n,
 		else
 			tier_done_after_sync(tier, moves[i]->intent);
 	}
+	fault_point("migrate-committed");
 	/* On failure the intents stay: nothing relies on the EAs before. */
 	err = tier_sync(tier);
+	fault_point("migrate-synced");
 	for (size_t i = 0; i < n; i++)
 		if (!moves[i]->err && moves[i]->req)
 			moves[i]->req->bytes = (uint64_t)moves[i]->st.st_size;

@@ -29,6 +29,7 @@
 #include <unistd.h>
 
 #include "cleanup.h"
+#include "fault.h"
 #include "tier_impl.h"
 #include "util.h"
 
@@ -132,6 +133,7 @@ static int unlink_node(struct tier *tier, int dirfd, const char *name,
 		if (renameat(dirfd, name, tier->parts.front->orphans_fd,
 			     orphan_name(st.st_ino, orphan)) < 0)
 			return -errno;
+		fault_point("unlink-moved");
 	} else if (unlinkat(dirfd, name, 0) < 0) {
 		return -errno;
 	}
@@ -209,6 +211,7 @@ static int rename_over(struct rename *r)
 	orphan_name(st.st_ino, orphan);
 	if (leaves && linkat(r->newfd, r->newname, orphans, orphan, 0) < 0)
 		return -errno;
+	fault_point("rename-linked");
 	if (renameat2(r->fd, r->name, r->newfd, r->newname, r->flags) < 0) {
 		int err = -errno;
 
@@ -216,6 +219,7 @@ static int rename_over(struct rename *r)
 			unlinkat(orphans, orphan, 0);
 		return err;
 	}
+	fault_point("rename-over");
 	if (last)
 		last_name_gone(r->tier, r->victim, file, &st, leaves);
 	else if (r->victim->parent == r->newparent)

@@ -36,6 +36,7 @@
 #include <unistd.h>
 
 #include "cleanup.h"
+#include "fault.h"
 #include "tier_impl.h"
 #include "util.h"
 
@@ -52,6 +53,7 @@ static void write_intent_done(struct journal_req *req, int err)
 	struct node *node = wi->node;
 	struct tier_file *file;
 
+	fault_point("write-journaled");
 	pthread_mutex_lock(&node->lock);
 	file = node->file; /* journaling keeps it */
 	file->journaling = false;
@@ -128,6 +130,7 @@ int tier_drop_copies(struct tier_file *file, bool touch)
 	ret = tier_ea_set(file, &ea, false);
 	if (ret)
 		return ret;
+	fault_point("write-dropped");
 	/* The stub is empty already: cutting it would not change mtime. */
 	if (touch && stub)
 		touch_mtime(file->node);
@@ -168,6 +171,7 @@ void tier_move_cancel(struct tier_file *file)
 		ea.state = move->ea.state;
 		ea.ncopies = move->ea.ncopies;
 		tier_ea_set(file, &ea, true);
+		fault_point("move-cancelled");
 	}
 }
 
@@ -184,6 +188,7 @@ static int mark_writing(struct tier_file *file)
 	ret = tier_ea_set(file, &ea, true);
 	if (ret)
 		return ret;
+	fault_point("write-marked");
 	ret = tier_stat_node(file->node, &st);
 	if (ret)
 		return ret;
@@ -353,6 +358,7 @@ static void settle_same(struct tier_file *file)
 	ea.flags &= ~TIERFS_EA_F_WRITING;
 	if (tier_ea_set(file, &ea, true))
 		return;
+	fault_point("write-settled");
 	tier_count(tier, SPILL_NONE, SPILL_MIGRATED, ea.size);
 	tier_done_after_sync(tier, file->write_intent);
 	file->write_intent = 0;

@@ -29,6 +29,7 @@
 #include <unistd.h>
 
 #include "cleanup.h"
+#include "fault.h"
 #include "tier_impl.h"
 #include "util.h"
 
@@ -187,7 +188,9 @@ static int drop_data(struct tier_move *move)
 			ret = -errno;
 			tier_move_cancel(file);
 		} else {
+			fault_point("release-cut");
 			futimens(move->fd, times);
+			fault_point("release-dropped");
 			move->committed = true;
 			node->reads = 0;
 			tier_count(file->tier, SPILL_MIGRATED, SPILL_RELEASED,
@@ -242,10 +245,13 @@ void tier_release_run(struct mover_job *job, struct tier_move **moves, size_t n)
 	if (!n)
 		return;
 	err = journal_all(tier, moves, n);
+	fault_point("release-journaled");
 	for (size_t i = 0; !err && i < n; i++)
 		moves[i]->err = mark_released(moves[i]);
+	fault_point("release-marked");
 	if (!err)
 		err = tier_sync(tier);
+	fault_point("release-synced");
 	for (size_t i = 0; i < n; i++) {
 		struct tier_move *move = moves[i];
 

@@ -42,6 +42,7 @@
 #include <unistd.h>
 
 #include "cleanup.h"
+#include "fault.h"
 #include "log.h"
 #include "oid.h"
 #include "tier_impl.h"
@@ -245,22 +246,26 @@ static int exchange(struct restore *r, int fd, int parent_fd, const char *name,
 	if (linkat(AT_FDCWD, proc_fd_path(fd, proc), slot_dir, slot,
 		   AT_SYMLINK_FOLLOW) < 0)
 		return -errno;
+	fault_point("restore-linked");
 	if (renameat2(slot_dir, slot, parent_fd, name, RENAME_EXCHANGE) < 0) {
 		ret = -errno;
 		unlinkat(slot_dir, slot, 0);
 		return ret;
 	}
+	fault_point("restore-exchanged");
 	/* Nothing happened in that directory that its users did. */
 	times[1] = dir.st_mtim;
 	utimensat(AT_FDCWD, proc_fd_path(parent_fd, proc), times, 0);
 	if (again) {
 		unlinkat(slot_dir, slot, 0);
+		fault_point("restore-removed");
 	} else {
 		_cleanup_close_ int stub =
 			openat(slot_dir, slot, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 
 		if (stub >= 0)
 			removexattr_fd(stub, front->ea_spill);
+		fault_point("restore-holder");
 	}
 	return 0;
 }
@@ -301,6 +306,7 @@ static int swap_locked(struct restore *r, struct node *parent)
 		ret = front_ea_set(front, fd, &ea);
 	if (!ret)
 		ret = front_handle_at(front, fd, "", &handle);
+	fault_point("restore-prepared");
 	if (!ret)
 		ret = exchange(r, fd, dir.fd, r->node->name, ea.ino,
 			       file->ea.flags & TIERFS_EA_F_INO);
@@ -311,6 +317,7 @@ static int swap_locked(struct restore *r, struct node *parent)
 	 * loses nothing, and the next mount finds everything in place. */
 	if (node_swap(r->node, &handle))
 		abort();
+	fault_point("restore-swapped");
 	return 0;
 }
 
@@ -373,16 +380,20 @@ static int finish_fill(struct restore *r, int fd, int ret)
 	pthread_mutex_lock(&r->node->lock);
 	if (!ret && (r->move->cancelled || file->ea.state != SPILL_RELEASED))
 		ret = -ECANCELED;
-	if (ret)
+	if (ret) {
 		ftruncate(fd, 0);
+		fault_point("fill-cut");
+	}
 	times[0] = file->fill_atime;
 	times[1] = file->fill_mtime;
 	futimens(fd, times);
+	fault_point("fill-times");
 	file->filling = false;
 	if (!ret) {
 		ea = file->ea;
 		ea.state = SPILL_MIGRATED;
 		ret = tier_ea_set(file, &ea, true);
+		fault_point("fill-done");
 	}
 	if (!ret) {
 		r->move->committed = true;
@@ -412,13 +423,16 @@ static int restore_in_place(struct restore *r)
 	if (ret)
 		return ret;
 	r->move->intent = intent.id;
+	fault_point("fill-journaled");
 	fd = node_open(r->node, O_RDWR | O_NOATIME);
 	if (fd < 0)
 		return fd;
 	set_filling(r);
 	ret = copy(r, fd);
+	fault_point("fill-copied");
 	if (!ret && fsync(fd) < 0)
 		ret = -errno;
+	fault_point("fill-synced");
 	return finish_fill(r, fd, ret);
 }
 
@@ -468,8 +482,10 @@ static int harden(struct tier *tier, struct restore *all, size_t n)
 		ret = tier_sync(tier);
 	else
 		ret = fdatasync(one->fd) < 0 ? -errno : 0;
+	fault_point("restore-copied");
 	if (!ret)
 		ret = journal_add(tier->parts.journal, intents, k);
+	fault_point("restore-journaled");
 	for (size_t i = 0, j = 0; !ret && i < n; i++)
 		if (!all[i].err && all[i].swap)
 			all[i].move->intent = intents[j++].id;
