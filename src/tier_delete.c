@@ -5,7 +5,8 @@
  * Something names each object to be deleted until it is: an intent in the
  * journal, or a file in .tierfs/orphans. A job takes all that has gathered,
  * syncs the front once (so that no durable EA or name leads to the objects any
- * more), deletes them, and only then removes what named them. A crash anywhere
+ * more), deletes them, syncs the targets, and only then removes what named them:
+ * else a power cut could bring back an object that nothing names. A crash anywhere
  * leaves the intent or the orphan, and deleting what is gone already is no
  * error. A target that is offline keeps its share for later.
  */
@@ -19,6 +20,7 @@
 #include <unistd.h>
 
 #include "cleanup.h"
+#include "fault.h"
 #include "log.h"
 #include "tier_impl.h"
 #include "util.h"
@@ -38,21 +40,54 @@ static void unlink_number(int dirfd, uint64_t number)
 	unlinkat(dirfd, name, 0);
 }
 
-/* True when nothing is left to do for it. */
-static bool delete_one(struct tier *tier, const struct tier_stale *stale)
+/* True when there is no object (any more); the target is to be synced. */
+static bool delete_object(struct tier *tier, const struct tier_stale *stale)
 {
-	if (stale->object) {
-		struct target *target = tier_target(tier, stale->target);
+	struct target *target = tier_target(tier, stale->target);
 
-		if (!target || !target_online(target, NULL, 0) ||
-		    target_delete(target, stale->oid))
-			return false;
+	if (!stale->object)
+		return true;
+	if (!target || !target_online(target, NULL, 0) ||
+	    target_delete(target, stale->oid))
+		return false;
+	fault_point("delete-object");
+	return true;
+}
+
+/* Of what was deleted, what is not durable goes back to list. */
+static void sync_targets(struct tier *tier, struct cds_list_head *deleted,
+			 struct cds_list_head *list)
+{
+	bool asked[TIERFS_TARGETS_MAX] = {false};
+	int err[TIERFS_TARGETS_MAX];
+	struct tier_stale *stale, *next;
+
+	cds_list_for_each_entry_safe (stale, next, deleted, link) {
+		uint8_t i = stale->target;
+
+		if (!stale->object)
+			continue;
+		if (!asked[i])
+			err[i] = target_sync(tier_target(tier, i));
+		asked[i] = true;
+		if (err[i]) {
+			cds_list_del(&stale->link);
+			cds_list_add(&stale->link, list);
+		}
 	}
+}
+
+/* Removes what named it. */
+static void forget(struct tier *tier, struct tier_stale *stale)
+{
 	unlink_number(tier->parts.front->inodes_fd, stale->holder);
+	fault_point("delete-holder");
 	unlink_number(tier->parts.front->orphans_fd, stale->orphan);
+	fault_point("delete-orphan");
 	if (stale->intent)
 		journal_done(tier->parts.journal, &stale->intent, 1);
-	return true;
+	fault_point("delete-done");
+	free(stale);
 }
 
 static void delete_run(struct mover_job *job)
@@ -60,7 +95,7 @@ static void delete_run(struct mover_job *job)
 	struct tier *tier = container_of(job, struct delete_job, job)->tier;
 	struct tier_stale *stale, *next;
 	CDS_LIST_HEAD(list);
-	CDS_LIST_HEAD(later);
+	CDS_LIST_HEAD(deleted);
 	bool give_up;
 
 	pthread_mutex_lock(&tier->stale_lock);
@@ -70,11 +105,15 @@ static void delete_run(struct mover_job *job)
 
 	give_up = atomic_load(&job->ctl.cancelled) || tier_sync(tier);
 	cds_list_for_each_entry_safe (stale, next, &list, link) {
-		if (!give_up && delete_one(tier, stale)) {
+		if (!give_up && delete_object(tier, stale)) {
 			cds_list_del(&stale->link);
-			free(stale);
+			cds_list_add_tail(&stale->link, &deleted);
 		}
 	}
+	sync_targets(tier, &deleted, &list);
+	fault_point("delete-synced");
+	cds_list_for_each_entry_safe (stale, next, &deleted, link)
+		forget(tier, stale);
 	pthread_mutex_lock(&tier->stale_lock);
 	cds_list_splice(&list, &tier->stale);
 	tier->stale_queued = false;
@@ -163,6 +202,7 @@ static int recover_orphan(struct tier *tier, const char *name)
 	if (st.st_nlink > 1) {
 		/* The rename over it did not happen. */
 		unlinkat(dirfd, name, 0);
+		fault_point("recover-orphan");
 		return 0;
 	}
 	ret = front_ea_get_at(tier->parts.front, dirfd, name, &ea);
