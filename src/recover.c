@@ -73,11 +73,29 @@ static bool names(const struct found *f, const struct intent *intent)
 	return false;
 }
 
+/*
+ * The ctime to show from now on: setting the EA changes the inode's. While the
+ * copy was suspect the EA's was shown until the first write; and a write, unlike
+ * setting an EA, gives mtime and ctime the same value.
+ */
+static int64_t shown_ctime(const struct found *f)
+{
+	int64_t ctime = timespec_to_ns(f->st.st_ctim);
+	bool written = f->ea.flags & TIERFS_EA_F_WRITING &&
+		       ctime == timespec_to_ns(f->st.st_mtim);
+
+	return f->ea.flags & TIERFS_EA_F_CTIME && !written ? f->ea.ctime
+							   : ctime;
+}
+
 static int drop_copies(struct tier *tier, struct found *f)
 {
 	struct spill_ea ea = {
-		.flags = f->ea.flags & (TIERFS_EA_F_PINNED | TIERFS_EA_F_INO),
+		.flags =
+			(f->ea.flags & (TIERFS_EA_F_PINNED | TIERFS_EA_F_INO)) |
+			TIERFS_EA_F_CTIME,
 		.ino = f->ea.ino,
+		.ctime = shown_ctime(f),
 	};
 	int ret;
 
