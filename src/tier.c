@@ -174,12 +174,12 @@ int tier_ea_set(struct tier_file *file, struct spill_ea *ea, bool hide)
 	 * Setting an EA changes ctime. What the user last saw goes into the EA
 	 * in the same call, so that no moment shows another one.
 	 */
-	if (hide && !(ea->flags & TIERFS_EA_F_CTIME)) {
+	if (hide) {
 		struct stat st;
 
 		if (fstatat(fd.fd, "", &st, AT_EMPTY_PATH) < 0)
 			return -errno;
-		ea->ctime = timespec_to_ns(st.st_ctim);
+		ea->ctime = tier_shown_ctime(file, &st);
 		ea->flags |= TIERFS_EA_F_CTIME;
 	}
 	if (!hide)

@@ -19,6 +19,27 @@
 #include "tier_impl.h"
 #include "util.h"
 
+/*
+ * Of a file that can be written to, a ctime that was kept holds until the first
+ * write. While the copy is suspect it is known what the inode's ctime was then.
+ * Without a copy nothing is known of writes; but every write sets mtime, and to
+ * a time that is later than the ctime that was kept.
+ */
+int64_t tier_shown_ctime(const struct tier_file *file, const struct stat *st)
+{
+	const struct spill_ea *ea = &file->ea;
+	int64_t ctime = timespec_to_ns(st->st_ctim);
+	bool written = false;
+
+	if (!(ea->flags & TIERFS_EA_F_CTIME))
+		return ctime;
+	if (ea->flags & TIERFS_EA_F_WRITING)
+		written = ctime != file->base_ctime;
+	else if (ea->state == SPILL_NONE)
+		written = timespec_to_ns(st->st_mtim) > ea->ctime;
+	return written ? ctime : ea->ctime;
+}
+
 static void show(const struct tier_file *file, struct stat *st)
 {
 	const struct spill_ea *ea = &file->ea;
@@ -30,9 +51,7 @@ static void show(const struct tier_file *file, struct stat *st)
 		st->st_size = (off_t)ea->size;
 	if (ea->state >= SPILL_MIGRATED && !writing)
 		st->st_blocks = (blkcnt_t)ea->blocks;
-	if (ea->flags & TIERFS_EA_F_CTIME &&
-	    (!writing || timespec_to_ns(st->st_ctim) == file->base_ctime))
-		st->st_ctim = timespec_from_ns(ea->ctime);
+	st->st_ctim = timespec_from_ns(tier_shown_ctime(file, st));
 	if (file->filling) {
 		st->st_mtim = file->fill_mtime;
 		st->st_atim = file->fill_atime;
@@ -170,6 +189,12 @@ void tier_meta_end(struct tier *tier, struct node *node)
 
 	if (!S_ISREG(node->type))
 		return;
+	/* What is filled in goes on changing the inode's. */
+	if (node->file && node->file->filling) {
+		struct spill_ea ea = node->file->ea;
+
+		tier_ea_set(node->file, &ea, true);
+	}
 	if (node->file)
 		drop = tier_file_idle(node->file);
 	pthread_mutex_unlock(&node->lock);

@@ -160,6 +160,8 @@ void tier_wake(struct tier_file *file, int err);
 
 /* The front's own attributes. */
 int tier_stat_node(struct node *node, struct stat *ret);
+/* The ctime to show for st, the inode's own attributes. */
+int64_t tier_shown_ctime(const struct tier_file *file, const struct stat *st);
 /* Writes ea to the inode (hiding the change of ctime if hide) and keeps it.
  * node->lock held. -errno: nothing changed. */
 int tier_ea_set(struct tier_file *file, struct spill_ea *ea, bool hide);

@@ -127,7 +127,7 @@ int tier_drop_copies(struct tier_file *file, bool touch)
 	bool stub = old.state == SPILL_RELEASED;
 	int ret;
 
-	ret = tier_ea_set(file, &ea, false);
+	ret = tier_ea_set(file, &ea, true);
 	if (ret)
 		return ret;
 	fault_point("write-dropped");
@@ -228,12 +228,6 @@ static int open_write(struct tier_file *file, bool truncate)
 		if (next.actions & ACT_DELETE_OBJECT)
 			return tier_drop_copies(file, true);
 		return mark_writing(file);
-	}
-	if (file->ea.flags & TIERFS_EA_F_CTIME) {
-		/* Whatever is written will not pass here: end it now. */
-		struct spill_ea ea = file->ea;
-
-		return tier_ea_set(file, &ea, false);
 	}
 	return 0;
 }
