@@ -359,15 +359,23 @@ static int fetch(struct restore *r)
 
 /* ---- in place ------------------------------------------------------------ */
 
-static void set_filling(struct restore *r)
+/* From now on the inode's times are not the file's, its ctime included. */
+static int set_filling(struct restore *r)
 {
 	struct tier_file *file = r->move->file;
+	struct spill_ea ea;
+	int ret;
 
 	pthread_mutex_lock(&r->node->lock);
-	file->filling = true;
-	file->fill_atime = r->st.st_atim;
-	file->fill_mtime = r->st.st_mtim;
+	ea = file->ea;
+	ret = tier_ea_set(file, &ea, true);
+	if (!ret) {
+		file->filling = true;
+		file->fill_atime = r->st.st_atim;
+		file->fill_mtime = r->st.st_mtim;
+	}
 	pthread_mutex_unlock(&r->node->lock);
+	return ret;
 }
 
 /* Ends with the data valid (ret 0) or cut off, and the times put back. */
@@ -427,7 +435,9 @@ static int restore_in_place(struct restore *r)
 	fd = node_open(r->node, O_RDWR | O_NOATIME);
 	if (fd < 0)
 		return fd;
-	set_filling(r);
+	ret = set_filling(r);
+	if (ret)
+		return ret;
 	ret = copy(r, fd);
 	fault_point("fill-copied");
 	if (!ret && fsync(fd) < 0)
