@@ -180,8 +180,16 @@ static int drop_data(struct tier_move *move)
 		ret = -EBUSY;
 	} else if (fstat(move->fd, &st) < 0) {
 		ret = -errno;
+	} else if (!(file->ea.flags & TIERFS_EA_F_CTIME) ||
+		   timespec_to_ns(st.st_mtim) !=
+			   timespec_to_ns(move->st.st_mtim) ||
+		   timespec_to_ns(st.st_atim) !=
+			   timespec_to_ns(move->st.st_atim)) {
+		/* Metadata was changed: not the times of the intent, and
+		 * dropping the data would show. */
+		tier_move_cancel(file);
+		ret = -ECANCELED;
 	} else {
-		/* chmod and utimens may have come meanwhile. */
 		times[0] = st.st_atim;
 		times[1] = st.st_mtim;
 		if (ftruncate(move->fd, 0) < 0) {
