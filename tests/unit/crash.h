@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef TIERFS_TESTS_CRASH_H
+#define TIERFS_TESTS_CRASH_H
+
+/*
+ * A few files, what each of them may be after a crash, and children that are
+ * killed at fault points.
+ *
+ * The model is shared with the children: what is under way is told before it
+ * is begun, and when it is done. A child begins with a fork of a process that
+ * has no threads, so the parent never brings the tier up itself.
+ */
+
+#include "rig.h"
+
+#define FILES	   6
+#define MAX_FAULTS 128
+
+/* What a file may be. */
+struct state {
+	bool exists;
+	char seed;
+	bool patched; /* its first byte is '!' */
+	size_t size;
+	bool strict; /* and its attributes are st */
+	struct stat st;
+};
+
+struct file {
+	char name[8]; /* "": not used */
+	bool alias;   /* a second name of another */
+	int nstates;
+	struct state states[2]; /* before and after what is under way */
+};
+
+/* Shared with the children. */
+struct shared {
+	struct file files[FILES];
+	unsigned int killed[MAX_FAULTS]; /* by index in fault_names */
+	char where[32];
+};
+extern struct shared *shared;
+
+/* Makes and forgets the model. */
+void crash_init(void);
+void crash_forget(void);
+
+/* Makes a file, behind the mount. */
+void new_file(const char *name, size_t size);
+struct file *file_of(const char *name);
+/* It may be that from now on: what it is now, for the caller to change. */
+struct state *may_be(const char *name);
+/* It is that now, with the attributes that it has. */
+void is_now(const char *name);
+/* The contents that make() wrote, but for the first byte. */
+void patch(struct node *node);
+
+/* Brings the tier up and checks everything; then that all can be done. */
+void verify(void);
+
+/* Runs fn in a child. True: it was killed by its fault. Anything else but
+ * success fails. */
+bool in_child(void (*fn)(const void *arg, unsigned int nth), const void *arg,
+	      unsigned int nth, const char *what);
+/* For fault_arm(): notes the name, and dies. */
+void note_and_die(const char *name);
+
+/* For rig_make(): in TIERFS_TEST_DIR, by default /dev/shm: what the page cache
+ * has survives a kill anywhere. */
+const char *test_prefix(void);
+
+#endif

@@ -1,0 +1,413 @@
+/* SPDX-License-Identifier: MIT */
+
+/*
+ * The tier dies at each of its durable steps, and nothing is lost.
+ *
+ * Every scenario is run in a child that is killed at its first fault point,
+ * then, anew, at its second, and so on until it survives. After each kill,
+ * recovery is run in a child that is killed at its first point, then again on
+ * what that left and killed at its second, and so on until it survives. Then
+ * all is checked: contents, attributes, objects, .tierfs, and that what was
+ * interrupted can be done. At last, every name in fault_names must have killed
+ * somebody.
+ *
+ * TIERFS_CRASH_ONLY=SCENARIO[:N] runs that one alone, killed at the N-th point
+ * alone.
+ */
+
+#include "crash.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "fault.h"
+#include "invariants.h"
+#include "tier_impl.h"
+#include "util.h"
+
+#define SMALL 70000
+#define LARGE (2 * 1024 * 1024 + 77)
+
+/* ---- scenarios ------------------------------------------------------------ */
+
+static void do_ask(const char *name, enum tier_op op, enum tier_result expected)
+{
+	struct node *node = look(name);
+
+	if (ask(node, op) != expected)
+		fail_msg("%s: %s", name, last.reason);
+	node_unref(node);
+}
+
+static void link_to(const char *name, const char *newname)
+{
+	struct node *node = look(name);
+	struct file *f = file_of(newname);
+
+	assert_int_equal(
+		tier_link(rig.tier, node, node_root(rig.nodes), newname), 0);
+	may_be(name);
+	is_now(name);
+	snprintf(f->name, sizeof(f->name), "%s", newname);
+	f->alias = true;
+	f->nstates = 1;
+	f->states[0] = file_of(name)->states[0];
+	node_unref(node);
+}
+
+static void prepare_new(void)
+{
+	new_file("a", SMALL);
+	new_file("b", LARGE);
+	new_file("c", 1);
+	new_file("d", SMALL);
+}
+
+static void prepare_migrated(void)
+{
+	prepare_new();
+	do_ask("a", TIER_MIGRATE, TIER_DONE);
+	do_ask("b", TIER_MIGRATE, TIER_DONE);
+}
+
+static void prepare_released(void)
+{
+	prepare_new();
+	do_ask("a", TIER_MIGRATE_RELEASE, TIER_DONE);
+	do_ask("b", TIER_MIGRATE_RELEASE, TIER_DONE);
+	do_ask("c", TIER_MIGRATE, TIER_DONE);
+}
+
+static void prepare_again(void)
+{
+	prepare_released();
+	do_ask("a", TIER_RESTORE, TIER_DONE);
+	do_ask("a", TIER_RELEASE, TIER_DONE);
+}
+
+static void prepare_links(void)
+{
+	prepare_new();
+	link_to("a", "a2");
+	link_to("b", "b2");
+	do_ask("a", TIER_MIGRATE_RELEASE, TIER_DONE);
+	do_ask("b", TIER_MIGRATE_RELEASE, TIER_DONE);
+}
+
+/* The ctime that was kept in the EA ended with the change. */
+static void change_mode(const char *name)
+{
+	struct node *node = look(name);
+
+	tier_meta_begin(rig.tier, node);
+	assert_int_equal(fchmodat(rig.front->root_fd, name, 0600, 0), 0);
+	tier_meta_end(rig.tier, node);
+	node_unref(node);
+	may_be(name);
+	is_now(name);
+}
+
+static void prepare_links_chmod(void)
+{
+	prepare_links();
+	change_mode("a");
+	file_of("a2")->states[0] = file_of("a")->states[0];
+}
+
+static void prepare_migrated_chmod(void)
+{
+	prepare_migrated();
+	change_mode("a");
+}
+
+static void prepare_released_chmod(void)
+{
+	prepare_released();
+	change_mode("a");
+}
+
+static void run_migrate(void)
+{
+	do_ask("a", TIER_MIGRATE, TIER_DONE);
+	do_ask("b", TIER_MIGRATE, TIER_DONE);
+}
+
+/* Nothing larger than that can be written, here as on the target. */
+static void limit_file_size(rlim_t bytes)
+{
+	struct rlimit rl = {.rlim_cur = bytes, .rlim_max = RLIM_INFINITY};
+
+	signal(SIGXFSZ, SIG_IGN);
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &rl), 0);
+}
+
+static void run_migrate_fails(void)
+{
+	limit_file_size(LARGE / 2);
+	do_ask("b", TIER_MIGRATE, TIER_FAILED);
+	limit_file_size(RLIM_INFINITY);
+}
+
+static void run_release(void)
+{
+	do_ask("a", TIER_RELEASE, TIER_DONE);
+	do_ask("b", TIER_RELEASE, TIER_DONE);
+}
+
+static void run_migrate_release(void)
+{
+	do_ask("a", TIER_MIGRATE_RELEASE, TIER_DONE);
+}
+
+static void run_restore(void)
+{
+	do_ask("a", TIER_RESTORE, TIER_DONE);
+}
+
+static void run_restore_fails(void)
+{
+	limit_file_size(LARGE / 2);
+	do_ask("b", TIER_RESTORE, TIER_FAILED);
+	limit_file_size(RLIM_INFINITY);
+}
+
+static void run_write(void)
+{
+	struct node *node = look("a");
+	struct state *s;
+
+	s = may_be("a");
+	s->patched = true;
+	s->strict = false;
+	patch(node);
+	is_now("a");
+	tier_settle(rig.tier, node);
+	node_unref(node);
+	wait_settled();
+}
+
+static void run_write_nothing(void)
+{
+	struct node *node = look("a");
+
+	assert_int_equal(open_file(node, O_RDWR), 0);
+	tier_close(rig.tier, node, O_RDWR);
+	tier_settle(rig.tier, node);
+	node_unref(node);
+	wait_settled();
+}
+
+static void run_truncate(void)
+{
+	struct node *node = look("a");
+	struct tier_data data;
+	struct state *s = may_be("a");
+
+	s->size = 0;
+	s->strict = false;
+	assert_int_equal(open_file(node, O_WRONLY | O_TRUNC), 0);
+	assert_int_equal(tier_data_get(rig.tier, node, true, &data), 0);
+	assert_int_equal(ftruncate(data.fd, 0), 0);
+	tier_data_put(&data);
+	tier_close(rig.tier, node, O_WRONLY | O_TRUNC);
+	is_now("a");
+	node_unref(node);
+	wait_settled();
+}
+
+static void run_unlink(void)
+{
+	may_be("a")->exists = false;
+	assert_int_equal(tier_unlink(rig.tier, node_root(rig.nodes), "a"), 0);
+	is_now("a");
+	wait_settled();
+}
+
+static void run_unlink_open(void)
+{
+	struct node *node = look("a");
+
+	assert_int_equal(open_file(node, O_RDONLY), 0);
+	may_be("a")->exists = false;
+	assert_int_equal(tier_unlink(rig.tier, node_root(rig.nodes), "a"), 0);
+	is_now("a");
+	tier_close(rig.tier, node, O_RDONLY);
+	node_unref(node);
+	wait_settled();
+}
+
+static void run_rename_over(void)
+{
+	struct node *root = node_root(rig.nodes);
+	struct state *a = may_be("a"), *d = may_be("d");
+
+	*a = file_of("d")->states[0];
+	a->strict = false; /* a rename changes the ctime of what it renames */
+	file_of("d")->states[0].strict = false;
+	d->exists = false;
+	assert_int_equal(tier_rename(rig.tier, root, "d", root, "a", 0), 0);
+	is_now("a");
+	is_now("d");
+	wait_settled();
+}
+
+static void *migrate_idly(void *arg)
+{
+	ask_prio(arg, TIER_MIGRATE, MOVER_IDLE);
+	return NULL;
+}
+
+/* A migration is stopped by an open for writing. */
+static void run_cancel(void)
+{
+	struct node *node = look("b");
+	pthread_t thread;
+
+	copy_limit_set(rig.limit, 1 << 20);
+	assert_int_equal(pthread_create(&thread, NULL, migrate_idly, node), 0);
+	usleep(100000);
+	assert_int_equal(open_file(node, O_RDWR), 0);
+	tier_close(rig.tier, node, O_RDWR);
+	pthread_join(thread, NULL);
+	node_unref(node);
+	wait_settled();
+}
+
+static const struct scenario {
+	const char *name;
+	void (*prepare)(void);
+	void (*run)(void);
+} scenarios[] = {
+	{"migrate", prepare_new, run_migrate},
+	{"migrate-fails", prepare_new, run_migrate_fails},
+	{"migrate-cancelled", prepare_new, run_cancel},
+	{"release", prepare_migrated, run_release},
+	{"migrate-release", prepare_new, run_migrate_release},
+	{"restore", prepare_released, run_restore},
+	{"restore-again", prepare_again, run_restore},
+	{"restore-fails", prepare_released, run_restore_fails},
+	{"fill", prepare_links, run_restore},
+	{"fill-fails", prepare_links, run_restore_fails},
+	{"release-chmod", prepare_migrated_chmod, run_release},
+	{"restore-chmod", prepare_released_chmod, run_restore},
+	{"fill-chmod", prepare_links_chmod, run_restore},
+	{"write-migrated", prepare_migrated, run_write},
+	{"write-released", prepare_released, run_write},
+	{"write-nothing", prepare_migrated, run_write_nothing},
+	{"truncate-migrated", prepare_migrated, run_truncate},
+	{"truncate-released", prepare_released, run_truncate},
+	{"unlink-migrated", prepare_migrated, run_unlink},
+	{"unlink-released", prepare_released, run_unlink},
+	{"unlink-restored", prepare_again, run_unlink},
+	{"unlink-open", prepare_again, run_unlink_open},
+	{"rename-over", prepare_again, run_rename_over},
+};
+
+/* ---- children ------------------------------------------------------------- */
+
+static void child_run(const void *arg, unsigned int nth)
+{
+	const struct scenario *s = arg;
+
+	rig_up();
+	s->prepare();
+	wait_settled();
+	assert_int_equal(fault_arm("*", nth, note_and_die), 0);
+	s->run();
+	fault_arm(NULL, 0, NULL);
+	rig_down();
+}
+
+static void child_recover(const void *arg, unsigned int nth)
+{
+	(void)arg;
+	assert_int_equal(fault_arm("*", nth, note_and_die), 0);
+	rig_up();
+	wait_settled();
+	fault_arm(NULL, 0, NULL);
+	rig_down();
+}
+
+static void child_verify(const void *arg, unsigned int nth)
+{
+	(void)arg;
+	(void)nth;
+	verify();
+}
+
+/* False: the scenario was not killed: it has no more points. */
+static bool crash_once(const struct scenario *s, unsigned int nth)
+{
+	char at[32], what[96];
+	unsigned int again = 0;
+	bool killed;
+
+	crash_forget();
+	rig_make(test_prefix());
+	killed = in_child(child_run, s, nth, s->name);
+	memcpy(at, shared->where, sizeof(at));
+	snprintf(what, sizeof(what), "recovery of %s at %s", s->name, at);
+	if (getenv("TIERFS_CRASH_ONLY"))
+		print_message("%s %u: %s\n", s->name, nth, at);
+	while (killed && again < 100 &&
+	       in_child(child_recover, NULL, ++again, what))
+		;
+	snprintf(what, sizeof(what), "%s killed at %s, %u recoveries", s->name,
+		 at, again);
+	in_child(child_verify, NULL, nth, what);
+	assert_int_equal(rig_remove(), 0);
+	return killed;
+}
+
+static void test_scenario(void **state)
+{
+	const struct scenario *s = *state;
+	const char *only = getenv("TIERFS_CRASH_ONLY");
+	unsigned int nth = 1, end = 200;
+	size_t len;
+
+	if (only) {
+		len = strcspn(only, ":");
+		if (len != strlen(s->name) || strncmp(only, s->name, len))
+			skip();
+		if (only[len])
+			nth = end = (unsigned int)atoi(only + len + 1);
+	}
+	while (nth <= end && crash_once(s, nth))
+		nth++;
+}
+
+static void test_all_passed(void **state)
+{
+	int missed = 0;
+
+	(void)state;
+	if (getenv("TIERFS_CRASH_ONLY"))
+		skip();
+	for (int i = 0; fault_names[i]; i++) {
+		print_message("%5u %s\n", shared->killed[i], fault_names[i]);
+		missed += !shared->killed[i];
+	}
+	assert_int_equal(missed, 0);
+}
+
+int main(void)
+{
+	struct CMUnitTest tests[ARRAY_SIZE(scenarios) + 1];
+	size_t n = 0;
+
+	crash_init();
+	for (; n < ARRAY_SIZE(scenarios); n++)
+		tests[n] = (struct CMUnitTest){.name = scenarios[n].name,
+					       .test_func = test_scenario,
+					       .initial_state =
+						       (void *)&scenarios[n]};
+	tests[n++] = (struct CMUnitTest)cmocka_unit_test(test_all_passed);
+	return _cmocka_run_group_tests("crash", tests, n, NULL, NULL);
+}
