@@ -60,6 +60,7 @@ static bool cap_change(unsigned int cap, bool on)
 	return syscall(SYS_capset, &head, data) == 0;
 }
 
+/* A thread starts as what the thread was that made it: nothing is assumed. */
 static void thread_init(void)
 {
 	int bits = prctl(PR_GET_SECUREBITS);
@@ -67,15 +68,17 @@ static void thread_init(void)
 	me.ready = true;
 	me.uid = geteuid();
 	me.gid = getegid();
-	me.fsetid = true;
 	me.can = bits >= 0 &&
 		 (bits & SECBIT_NO_SETUID_FIXUP ||
 		  prctl(PR_SET_SECUREBITS, bits | SECBIT_NO_SETUID_FIXUP) == 0);
-	me.own_umask = unshare(CLONE_FS) == 0;
-	if (me.own_umask) {
-		me.umask = 0;
-		umask(0);
+	if (me.can) {
+		syscall(SYS_setfsuid, me.uid);
+		syscall(SYS_setfsgid, me.gid);
 	}
+	me.own_umask = unshare(CLONE_FS) == 0;
+	if (me.own_umask)
+		umask(0);
+	me.fsetid = cap_change(CAP_FSETID, true);
 	cap_change(CAP_SYS_RESOURCE, false);
 }
 

@@ -93,7 +93,8 @@ static int ready(void *arg)
 		log_error("%s", why ? why : strerror(-err));
 		return err;
 	}
-	if (!parts.passthrough)
+	if (!parts.passthrough &&
+	    daemon->config->passthrough == PASSTHROUGH_AUTO)
 		log_info("no passthrough: %s", no_passthrough);
 	tell_systemd("READY=1");
 	detach(daemon);

@@ -91,6 +91,8 @@ static int src_fd(struct tier_src *src, struct node *node, bool write)
 	if (!write && src->fd_read >= 0)
 		return src->fd_read;
 	fd = node_open(node, write ? O_RDWR : O_RDONLY);
+	if (fd == -EPERM && write) /* append-only (chattr +a) */
+		fd = node_open(node, O_RDWR | O_APPEND);
 	if (fd < 0)
 		return fd;
 	/* The other one stays: requests under way may have borrowed it. */
