@@ -48,6 +48,23 @@ struct target *tier_target(struct tier *tier, uint8_t number)
 
 /* ---- files ------------------------------------------------------------ */
 
+/* By its name alone: its path would take the lock that is held. Once a second
+ * is enough, for a tree of such files as well. */
+static void report_bad_ea(struct tier *tier, struct node *node, int err)
+{
+	int64_t now = monotonic_ns();
+	int64_t last = atomic_load(&tier->bad_ea_told);
+
+	if ((last && now - last < NSEC_PER_SEC) ||
+	    !atomic_compare_exchange_strong(&tier->bad_ea_told, &last, now))
+		return;
+	log_error("%s: spill EA: %s; the file is left alone",
+		  node->name ? node->name : "(no name)",
+		  err == -EBADMSG	    ? "damaged"
+		  : err == -EPROTONOSUPPORT ? "of a newer version"
+					    : strerror(-err));
+}
+
 static int file_load(struct tier *tier, struct tier_file *file)
 {
 	struct node *node = file->node;
@@ -67,16 +84,9 @@ static int file_load(struct tier *tier, struct tier_file *file)
 		file->ea.state = SPILL_NONE;
 		file->ea.ncopies = 0;
 	}
-	if (ret) {
-		char path[256];
-
-		log_error("%s: spill EA: %s; the file is left alone",
-			  node_path(node, path, sizeof(path)),
-			  ret == -EPROTONOSUPPORT ? "of a newer version"
-						  : strerror(-ret));
-		return -EIO;
-	}
-	return 0;
+	if (ret)
+		report_bad_ea(tier, node, ret);
+	return ret ? -EIO : 0;
 }
 
 int tier_file_get(struct tier *tier, struct node *node, struct tier_file **ret)

@@ -43,8 +43,9 @@ struct tier {
 	struct cds_list_head wake_list; /* of tier_wait */
 	bool stopping;
 
-	unsigned int ticks;    /* the waker's alone */
-	_Atomic(bool) probing; /* a job looks after the targets */
+	_Atomic(int64_t) bad_ea_told; /* monotonic ns */
+	unsigned int ticks;	      /* the waker's alone */
+	_Atomic(bool) probing;	      /* a job looks after the targets */
 
 	/* A leaf. */
 	pthread_mutex_t adopt_lock;
