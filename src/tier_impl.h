@@ -188,6 +188,9 @@ struct tier_src *tier_src_remote(struct tier *tier, const struct spill_copy *c);
 void tier_src_put(struct tier_src *src);
 /* The file's source, made if need be, not referenced. node->lock held. */
 int tier_file_src(struct tier_file *file, struct tier_src **ret);
+/* Begins to open the object of one that is read in place. Any lock may be
+ * held. */
+void tier_src_prefetch(struct tier_src *src);
 
 /* -- tier_open.c -------------------------------------------------------- */
 

@@ -236,6 +236,7 @@ static int open_read(struct tier_file *file)
 {
 	const struct config *config = file->tier->parts.config;
 	struct node *node = file->node;
+	struct tier_src *src;
 
 	if (file->move && file->move->op == TIER_RELEASE)
 		tier_move_cancel(file);
@@ -247,6 +248,8 @@ static int open_read(struct tier_file *file)
 	if (config->restore_after != CONFIG_NEVER &&
 	    node->reads > config->restore_after && !file->move)
 		tier_recall(file, MOVER_ASKED);
+	if (!tier_file_src(file, &src))
+		tier_src_prefetch(src);
 	return 0;
 }
 

@@ -3,8 +3,9 @@
  * Where the data of a file in use comes from.
  *
  * A struct tier_src is one source: the front's file (descriptors opened when
- * first needed) or an object (opened on the target's ring when first read, for
- * opening a file can wake a disk). The file refers to its current source, each
+ * first needed) or an object (opened on the target's ring, for opening a file
+ * can wake a disk; begun when the file is opened, so that the first read finds it
+ * under way). The file refers to its current source, each
  * request under way to the one it began with. A restore replaces the file's
  * source; requests on the old one finish there, which is as good: a source's
  * contents never change while it is remote, and object and restored file are
@@ -178,6 +179,14 @@ static void open_done(struct target_io *io, int64_t res)
 	tier_src_put(src);
 }
 
+/* opening is set, by the caller. */
+static void src_open(struct tier_src *src)
+{
+	src_get(src);
+	src->io.done = open_done;
+	target_open_async(src->target, src->oid, &src->object, &src->io);
+}
+
 static void read_remote(struct tier_read *read)
 {
 	struct tier_src *src = read->src;
@@ -196,14 +205,26 @@ static void read_remote(struct tier_read *read)
 		submit = true;
 	}
 	pthread_mutex_unlock(&src->lock);
-	if (submit) {
+	if (submit)
 		read_submit(read);
-	} else if (open) {
-		src_get(src);
-		src->io.done = open_done;
-		target_open_async(src->target, src->oid, &src->object,
-				  &src->io);
-	}
+	else if (open)
+		src_open(src);
+}
+
+void tier_src_prefetch(struct tier_src *src)
+{
+	bool open;
+
+	if (!src->remote || !src->target ||
+	    !target_online(src->target, NULL, 0))
+		return;
+	pthread_mutex_lock(&src->lock);
+	open = !src->opening && !src->object;
+	if (open)
+		src->opening = true;
+	pthread_mutex_unlock(&src->lock);
+	if (open)
+		src_open(src);
 }
 
 void tier_read(struct tier *tier, struct node *node, struct tier_read *read)
