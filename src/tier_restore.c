@@ -22,7 +22,9 @@
  * removed. A crash before 4 leaves a file in .tierfs/inodes or staging that
  * recovery removes; after 4, everything is done.
  *
- * Several names, or none (unlinked while open): the stub is filled in place.
+ * Several names, or none (unlinked while open), or an INTENT_WRITE, which would
+ * have recovery delete the object but not change the EA that came to another
+ * inode: the stub is filled in place.
  * Its EA says RELEASED until the data are durable, so a crash in between leaves
  * a stub with junk that nobody reads; INTENT_RESTORE has recovery cut it off
  * and put back the times. Nobody else writes to the stub: uses for writing are
@@ -286,6 +288,9 @@ static int swap_locked(struct restore *r, struct node *parent)
 	if (r->move->cancelled || file->ea.state != SPILL_RELEASED)
 		return -ECANCELED;
 	if (r->node->parent != parent || !r->node->name)
+		return -EAGAIN;
+	/* An INTENT_WRITE, or one on its way, names the inode that is. */
+	if (file->journaling || file->write_intent)
 		return -EAGAIN;
 	ret = node_fd_get(parent, &dir);
 	if (ret)
