@@ -71,6 +71,8 @@ static int begin(struct tier_move *move)
 	pthread_mutex_unlock(&node->lock);
 	if (fd < 0)
 		return fd;
+	/* A suspect copy that could not be judged when this was asked for. */
+	tier_settle(move->file->tier, node);
 	if (fstat(move->fd, &move->st) < 0)
 		return -errno;
 	if (move->st.st_nlink == 0)
@@ -152,7 +154,8 @@ static int mark_migrating(struct tier_move *move)
 	int ret = -EBUSY;
 
 	pthread_mutex_lock(&node->lock);
-	if (!move->cancelled) {
+	/* The EA names one copy: another would be forgotten. */
+	if (!move->cancelled && file->ea.state == SPILL_NONE) {
 		move->ea = ea = file->ea;
 		ea.state = SPILL_MIGRATING;
 		ea.ncopies = 1;
