@@ -1,0 +1,591 @@
+/* SPDX-License-Identifier: MIT */
+#include "stress.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "invariants.h"
+#include "rig.h"
+#include "stress_model.h"
+#include "tier_impl.h"
+#include "util.h"
+
+static const char *const op_names[OPS] = {"move",   "write",	"read",
+					  "stat",   "truncate", "chmod",
+					  "unlink", "rename",	"open"};
+
+static pthread_mutex_t slot_locks[SLOTS];
+static _Thread_local uint64_t rng;
+
+static uint32_t rnd(uint32_t below)
+{
+	rng ^= rng << 13;
+	rng ^= rng >> 7;
+	rng ^= rng << 17;
+	return (uint32_t)(rng >> 20) % below;
+}
+
+/* ---- names ----------------------------------------------------------------- */
+
+static const char *slot_name(unsigned int slot, char buf[16])
+{
+	snprintf(buf, 16, "f%u", slot);
+	return buf;
+}
+
+/* A file with a second name is never unlinked or renamed. */
+static bool linked(unsigned int slot)
+{
+	return slot % 4 == 3;
+}
+
+static unsigned int max_pages(unsigned int slot)
+{
+	return slot < 2 ? PAGES : 9;
+}
+
+static struct node *get_node(unsigned int slot)
+{
+	struct node *node;
+	char name[16];
+	int err = node_lookup(node_root(rig.nodes), slot_name(slot, name), NULL,
+			      &node);
+
+	if (err == -ENOENT)
+		return NULL;
+	ok(!err, "look-up", err);
+	return node;
+}
+
+static struct content *content_of(unsigned int slot)
+{
+	return &m->contents[m->slots[slot].now];
+}
+
+static void remember(unsigned int slot, struct node *node)
+{
+	int err = tier_getattr(rig.tier, node, &content_of(slot)->st, NULL);
+
+	ok(!err, "getattr", err);
+}
+
+/* An operation ended, and synced says whether it was with an fsync. */
+static void ended(unsigned int slot, struct node *node, bool synced)
+{
+	remember(slot, node);
+	if (synced || !m->power) {
+		certain(content_of(slot));
+		slot_certain(&m->slots[slot]);
+	}
+}
+
+/* ---- operations, under the slot's lock ---------------------------------------- */
+
+static void op_write(unsigned int slot, struct node *node)
+{
+	uint8_t page[PAGE] __attribute__((aligned(8)));
+	unsigned int id = m->slots[slot].now, n = 1 + rnd(3);
+	struct content *c = content_of(slot);
+	bool sync = rnd(3) == 0;
+	struct tier_data data;
+	int err = open_file(node, O_RDWR);
+
+	ok(!err, "open to write", err);
+	err = tier_data_get(rig.tier, node, true, &data);
+	ok(!err, "data to write", err);
+	while (n--) {
+		unsigned int i = rnd(max_pages(slot));
+		uint32_t version = atomic_fetch_add(&m->version, 1) + 1;
+
+		fill_page(page, id, i, version);
+		may_be_page(c, i, version);
+		ok(pwrite(data.fd, page, PAGE, i * PAGE) == PAGE, "write",
+		   errno);
+		c->now[i] = version;
+		c->size = max_t(uint32_t, c->size, i + 1);
+	}
+	if (sync)
+		ok(fsync(data.fd) == 0, "fsync", errno);
+	tier_data_put(&data);
+	tier_close(rig.tier, node, O_RDWR);
+	ended(slot, node, sync);
+}
+
+static void op_truncate(unsigned int slot, struct node *node)
+{
+	struct content *c = content_of(slot);
+	unsigned int size = rnd(2) ? 0 : rnd(max_pages(slot));
+	int flags = size ? O_RDWR : O_RDWR | O_TRUNC;
+	bool sync = rnd(3) == 0;
+	struct tier_data data;
+	int err;
+
+	may_be_size(c, size);
+	err = open_file(node, flags);
+	ok(!err, "open to truncate", err);
+	err = tier_data_get(rig.tier, node, true, &data);
+	ok(!err, "data to truncate", err);
+	ok(ftruncate(data.fd, size * PAGE) == 0, "truncate", errno);
+	if (sync)
+		ok(fsync(data.fd) == 0, "fsync", errno);
+	is_size(c, size);
+	tier_data_put(&data);
+	tier_close(rig.tier, node, flags);
+	ended(slot, node, sync);
+}
+
+static void op_nothing(unsigned int slot, struct node *node)
+{
+	int err = open_file(node, O_RDWR);
+
+	(void)slot;
+	ok(!err, "open for nothing", err);
+	tier_close(rig.tier, node, O_RDWR);
+}
+
+static void op_chmod(unsigned int slot, struct node *node)
+{
+	char name[16];
+
+	content_of(slot)->dirty = true;
+	tier_meta_begin(rig.tier, node);
+	ok(fchmodat(rig.front->root_fd, slot_name(slot, name), 0600 + rnd(64),
+		    0) == 0,
+	   "chmod", errno);
+	tier_meta_end(rig.tier, node);
+	remember(slot, node);
+	if (!m->power)
+		content_of(slot)->dirty = false;
+}
+
+static uint8_t *read_file(struct node *node, int64_t *ret_len)
+{
+	const size_t room = (PAGES + 1) * PAGE;
+	uint8_t *buf = aligned_alloc(TARGET_ALIGN, room);
+	int err;
+
+	ok(buf, "memory", ENOMEM);
+	err = open_file(node, O_RDONLY);
+	ok(!err, "open to read", err);
+	*ret_len = read_at(node, buf, room, 0);
+	ok(*ret_len >= 0, "read", (int)*ret_len);
+	tier_close(rig.tier, node, O_RDONLY);
+	return buf;
+}
+
+static void op_read(unsigned int slot, struct node *node)
+{
+	unsigned int id = m->slots[slot].now;
+	struct content *c = content_of(slot);
+	char name[16];
+	int64_t len;
+	uint8_t *buf = read_file(node, &len);
+
+	slot_name(slot, name);
+	ok(len == c->size * PAGE, "its size", EINVAL);
+	for (unsigned int i = 0; i < c->size; i++)
+		ok(page_version(buf + i * PAGE, id, i, name) == c->now[i],
+		   "an older page", EINVAL);
+	free(buf);
+}
+
+static void same_stat(const char *name, const struct stat *a,
+		      const struct stat *b)
+{
+	int64_t mtime = timespec_to_ns(b->st_mtim) - timespec_to_ns(a->st_mtim);
+	int64_t ctime = timespec_to_ns(b->st_ctim) - timespec_to_ns(a->st_ctim);
+
+	if (a->st_ino == b->st_ino && a->st_size == b->st_size &&
+	    a->st_mode == b->st_mode && a->st_nlink == b->st_nlink && !mtime &&
+	    !ctime)
+		return;
+	print_error("%s: ino %ju %ju, size %jd %jd, mode %o %o, nlink %ju %ju, "
+		    "mtime %+jd, ctime %+jd\n",
+		    name, (uintmax_t)a->st_ino, (uintmax_t)b->st_ino,
+		    (intmax_t)a->st_size, (intmax_t)b->st_size, a->st_mode,
+		    b->st_mode, (uintmax_t)a->st_nlink, (uintmax_t)b->st_nlink,
+		    (intmax_t)mtime, (intmax_t)ctime);
+	abort();
+}
+
+static void op_stat(unsigned int slot, struct node *node)
+{
+	struct stat st;
+	char name[16];
+	int err = tier_getattr(rig.tier, node, &st, NULL);
+
+	ok(!err, "getattr", err);
+	if (!atomic_load(&m->cut))
+		same_stat(slot_name(slot, name), &content_of(slot)->st, &st);
+}
+
+static void op_unlink(unsigned int slot)
+{
+	struct slot *s = &m->slots[slot];
+	char name[16];
+	int err;
+
+	may_be_content(s, 0);
+	content_of(slot)->dirty = true;
+	err = tier_unlink(rig.tier, node_root(rig.nodes),
+			  slot_name(slot, name));
+	ok(!err, "unlink", err);
+	s->now = 0;
+	if (!m->power)
+		slot_certain(s);
+}
+
+static void create(unsigned int slot)
+{
+	struct slot *s = &m->slots[slot];
+	unsigned int id = atomic_fetch_add(&m->next, 1) + 1;
+	char name[16], second[16];
+	struct content *c;
+	struct node *node;
+	int fd, err;
+
+	ok(id < CONTENTS, "model is full", ENOSPC);
+	c = &m->contents[id];
+	c->dirty = true;
+	may_be_content(s, id);
+	fd = openat(rig.front->root_fd, slot_name(slot, name),
+		    O_CREAT | O_EXCL | O_RDWR, 0640);
+	ok(fd >= 0, "create", errno);
+	close(fd);
+	s->now = id;
+	node = get_node(slot);
+	ok(node, "created", ENOENT);
+	tier_created(rig.tier, node);
+	if (linked(slot)) {
+		snprintf(second, sizeof(second), "l%u", slot);
+		err = tier_link(rig.tier, node, node_root(rig.nodes), second);
+		ok(!err, "link", err);
+	}
+	if (max_pages(slot) == PAGES && rnd(2)) {
+		may_be_page(c, PAGES - 1, 0);
+		for (unsigned int i = 0; i < 8; i++)
+			op_write(slot, node);
+	}
+	op_write(slot, node);
+	node_unref(node);
+}
+
+static void op_rename(unsigned int from, unsigned int to)
+{
+	struct slot *a = &m->slots[from], *b = &m->slots[to];
+	char name[16], newname[16];
+	struct node *node;
+	int err;
+
+	may_be_content(a, 0);
+	may_be_content(b, a->now);
+	content_of(from)->dirty = true;
+	if (b->now)
+		content_of(to)->dirty = true;
+	err = tier_rename(rig.tier, node_root(rig.nodes), slot_name(from, name),
+			  node_root(rig.nodes), slot_name(to, newname), 0);
+	ok(!err, "rename", err);
+	b->now = a->now;
+	a->now = 0;
+	node = get_node(to);
+	ok(node, "renamed", ENOENT);
+	remember(to, node);
+	node_unref(node);
+	if (!m->power) {
+		slot_certain(a);
+		slot_certain(b);
+		content_of(to)->dirty = false;
+	}
+}
+
+/* ---- threads ------------------------------------------------------------------- */
+
+static void move_some(void)
+{
+	static const enum tier_op ops[] = {TIER_MIGRATE, TIER_RELEASE,
+					   TIER_MIGRATE_RELEASE, TIER_RESTORE};
+	struct node *node = get_node(rnd(SLOTS));
+
+	if (!node)
+		return;
+	if (ask(node, ops[rnd(4)]) == TIER_FAILED)
+		ok(strstr(last.reason, "cancel") ||
+			   strstr(last.reason, "No such file") ||
+			   strstr(last.reason, "Stale"),
+		   last.reason, EIO);
+	node_unref(node);
+}
+
+static void rename_some(unsigned int from, unsigned int to)
+{
+	if (from == to || atomic_load(&m->next) >= CONTENTS - 100 ||
+	    linked(from) || linked(to) || max_pages(from) != max_pages(to))
+		return;
+	pthread_mutex_lock(&slot_locks[min_t(unsigned int, from, to)]);
+	pthread_mutex_lock(&slot_locks[max_t(unsigned int, from, to)]);
+	if (m->slots[from].now && m->slots[from].n < MAY - 1 &&
+	    m->slots[to].n < MAY - 1)
+		op_rename(from, to);
+	pthread_mutex_unlock(&slot_locks[from]);
+	pthread_mutex_unlock(&slot_locks[to]);
+}
+
+static void change_one(enum op op, unsigned int slot)
+{
+	struct slot *s = &m->slots[slot];
+	struct node *node;
+
+	if (s->n >= MAY - 2) {
+		ok(syncfs(rig.front->root_fd) == 0, "syncfs", errno);
+		slot_certain(s);
+	}
+	if (!s->now) {
+		create(slot);
+		return;
+	}
+	node = get_node(slot);
+	ok(node, "a name that was there", ENOENT);
+	switch (op) {
+	case OP_WRITE:
+		op_write(slot, node);
+		break;
+	case OP_READ:
+		op_read(slot, node);
+		break;
+	case OP_STAT:
+		op_stat(slot, node);
+		break;
+	case OP_TRUNCATE:
+		op_truncate(slot, node);
+		break;
+	case OP_CHMOD:
+		op_chmod(slot, node);
+		break;
+	case OP_UNLINK:
+		if (!linked(slot) && atomic_load(&m->next) < CONTENTS - 100)
+			op_unlink(slot);
+		break;
+	default:
+		op_nothing(slot, node);
+	}
+	node_unref(node);
+}
+
+static void *stress_thread(void *arg)
+{
+	/* Per hundred. */
+	static const unsigned int share[OPS] = {45, 15, 12, 10, 4, 3, 2, 4, 5};
+
+	rng = (uint64_t)(uintptr_t)arg;
+	for (;;) {
+		unsigned int dice = rnd(100), slot = rnd(SLOTS);
+		enum op op = 0;
+
+		while (dice >= share[op])
+			dice -= share[op++];
+		atomic_fetch_add(&m->ops[op], 1);
+		if (op == OP_MOVE) {
+			move_some();
+		} else if (op == OP_RENAME) {
+			rename_some(slot, rnd(SLOTS));
+		} else {
+			pthread_mutex_lock(&slot_locks[slot]);
+			change_one(op, slot);
+			pthread_mutex_unlock(&slot_locks[slot]);
+		}
+	}
+	return NULL;
+}
+
+void stress_run(unsigned int round)
+{
+	pthread_t thread;
+
+	atomic_store(&m->cut, false);
+	for (int i = 0; i < SLOTS; i++)
+		pthread_mutex_init(&slot_locks[i], NULL);
+	for (uint64_t i = 0; i < THREADS; i++) {
+		uint64_t seed = (m->seed + round * THREADS + i + 1) *
+				0x9E3779B97F4A7C15u;
+
+		pthread_create(&thread, NULL, stress_thread,
+			       (void *)(uintptr_t)(seed | 1));
+	}
+	for (;;)
+		pause();
+}
+
+void stress_cut(void)
+{
+	atomic_store(&m->cut, true);
+}
+
+/* ---- verifying ------------------------------------------------------------------ */
+
+/* Which content that is: the pages say it, or it is the only one with none. */
+static unsigned int find_content(struct slot *s, const uint8_t *buf,
+				 int64_t len, uint64_t ino)
+{
+	for (unsigned int i = 0; i < s->n; i++) {
+		unsigned int id = s->may[i], found = 0;
+
+		if (!id)
+			continue;
+		for (int64_t off = 0; off < len && !found; off += PAGE)
+			memcpy(&found, buf + off + 4, sizeof(found));
+		if (found == id)
+			return id;
+		/* Empty, or zeros. */
+		if (!found && (m->contents[id].st.st_ino == ino ||
+			       !m->contents[id].st.st_ino))
+			return id;
+	}
+	return 0;
+}
+
+static void verify_content(unsigned int slot, struct content *c,
+			   const struct stat *st, const uint8_t *buf,
+			   int64_t len)
+{
+	unsigned int id = m->slots[slot].now;
+	char name[16];
+
+	slot_name(slot, name);
+	assert_int_equal(len % PAGE, 0);
+	if (len < c->size_lo * PAGE || len > c->size_hi * PAGE)
+		fail_msg("%s: %jd bytes, not %u to %u pages", name,
+			 (intmax_t)len, c->size_lo, c->size_hi);
+	for (unsigned int i = 0; i < len / PAGE; i++) {
+		uint32_t v = page_version(buf + i * PAGE, id, i, name);
+
+		if (v ? v < c->lo[i] || v > c->hi[i] : c->lo[i] && !c->zero[i])
+			fail_msg("%s: page %u has version %u, not %u to %u%s",
+				 name, i, v, c->lo[i], c->hi[i],
+				 c->zero[i] ? " or 0" : "");
+		c->now[i] = v;
+	}
+	is_size(c, (unsigned int)(len / PAGE));
+	if (!c->dirty)
+		same_stat(name, &c->st, st);
+	else if (c->st.st_ino && c->st.st_ino != st->st_ino)
+		fail_msg("%s: number %ju, was %ju", name, (uintmax_t)st->st_ino,
+			 (uintmax_t)c->st.st_ino);
+	c->st = *st;
+	certain(c);
+}
+
+static void verify_slot(unsigned int slot)
+{
+	struct slot *s = &m->slots[slot];
+	struct node *node = get_node(slot);
+	struct stat st;
+	uint8_t *buf;
+	int64_t len;
+
+	s->now = 0;
+	if (node) {
+		assert_int_equal(tier_getattr(rig.tier, node, &st, NULL), 0);
+		buf = read_file(node, &len);
+		assert_int_equal(st.st_size, len);
+		s->now = find_content(s, buf, len, st.st_ino);
+		if (!s->now)
+			fail_msg("f%u: not what it can be", slot);
+		verify_content(slot, content_of(slot), &st, buf, len);
+		free(buf);
+		node_unref(node);
+	} else {
+		bool gone = s->n == 0;
+
+		for (unsigned int i = 0; i < s->n; i++)
+			gone |= s->may[i] == 0;
+		if (!gone)
+			fail_msg("f%u is missing", slot);
+	}
+	slot_certain(s);
+}
+
+/* The second name: a crash may have come before it was made. */
+static void relink(unsigned int slot)
+{
+	struct node *node = get_node(slot);
+	char second[16];
+	int err;
+
+	if (!node)
+		return;
+	snprintf(second, sizeof(second), "l%u", slot);
+	err = tier_link(rig.tier, node, node_root(rig.nodes), second);
+	assert_true(!err || err == -EEXIST);
+	remember(slot, node);
+	node_unref(node);
+}
+
+static void use(unsigned int slot)
+{
+	struct node *node = get_node(slot);
+
+	if (!node)
+		return;
+	if (rnd(2) && ask(node, TIER_MIGRATE_RELEASE) > TIER_ALREADY)
+		fail_msg("f%u: %s", slot, last.reason);
+	op_read(slot, node);
+	op_stat(slot, node);
+	if (rnd(2) && ask(node, TIER_RESTORE) > TIER_ALREADY)
+		fail_msg("f%u: %s", slot, last.reason);
+	op_read(slot, node);
+	op_stat(slot, node);
+	node_unref(node);
+}
+
+void stress_verify(void)
+{
+	atomic_store(&m->cut, false);
+	wait_settled();
+	check_invariants();
+	for (unsigned int i = 0; i < SLOTS; i++)
+		verify_slot(i);
+	rng = m->version * 2654435761u + 1;
+	for (unsigned int i = 0; i < SLOTS; i++) {
+		if (linked(i))
+			relink(i);
+		use(i);
+	}
+	wait_settled();
+	check_invariants();
+}
+
+void stress_init(uint64_t seed, bool power)
+{
+	m = mmap(NULL, sizeof(*m), PROT_READ | PROT_WRITE,
+		 MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	assert_ptr_not_equal(m, MAP_FAILED);
+	m->seed = seed;
+	m->power = power;
+	for (int i = 0; i < SLOTS; i++)
+		slot_certain(&m->slots[i]);
+}
+
+unsigned int stress_ops(void)
+{
+	unsigned int sum = 0;
+
+	for (int i = 0; i < OPS; i++)
+		sum += m->ops[i];
+	return sum;
+}
+
+void stress_report(void)
+{
+	for (int i = 0; i < OPS; i++)
+		print_message("%s %u%s", op_names[i], m->ops[i],
+			      i + 1 < OPS ? ", " : "\n");
+}

@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: MIT */
+#include "stress_model.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "util.h"
+
+struct model *m;
+
+/* An error is one, unless the power was cut. Never returns false then. */
+bool ok(bool good, const char *what, int err)
+{
+	if (good)
+		return true;
+	if (atomic_load(&m->cut))
+		for (;;)
+			pause();
+	print_error("stress: %s: %s\n", what, strerror(err < 0 ? -err : err));
+	abort();
+}
+
+void fill_page(uint8_t *page, unsigned int id, unsigned int index,
+	       uint32_t version)
+{
+	uint64_t *words = (uint64_t *)page;
+	uint64_t x =
+		((uint64_t)id << 32 | version) * 0x9E3779B97F4A7C15u + index;
+
+	words[0] = (uint64_t)id << 32 | version;
+	words[1] = index;
+	for (unsigned int i = 2; i < PAGE / 8; i++) {
+		x ^= x << 13;
+		x ^= x >> 7;
+		x ^= x << 17;
+		words[i] = x;
+	}
+}
+
+/* The version of a page that is whole. */
+uint32_t page_version(const uint8_t *page, unsigned int id, unsigned int index,
+		      const char *name)
+{
+	static const uint8_t zeros[PAGE];
+	uint8_t good[PAGE] __attribute__((aligned(8)));
+	uint32_t version;
+
+	if (!memcmp(page, zeros, PAGE))
+		return 0;
+	memcpy(&version, page, sizeof(version));
+	fill_page(good, id, index, version);
+	if (memcmp(page, good, PAGE)) {
+		print_error("%s: page %u is not of any version (%u of %u?)\n",
+			    name, index, version, ((uint32_t *)page)[1]);
+		abort();
+	}
+	return version;
+}
+
+/* What is now is all that can be. */
+void certain(struct content *c)
+{
+	for (unsigned int i = 0; i < PAGES; i++) {
+		c->lo[i] = c->hi[i] = c->now[i];
+		c->zero[i] = false;
+	}
+	c->size_lo = c->size_hi = c->size;
+	c->dirty = false;
+}
+
+void may_be_page(struct content *c, unsigned int index, uint32_t version)
+{
+	c->dirty = true;
+	c->hi[index] = version;
+	if (index >= c->size_hi)
+		c->size_hi = index + 1;
+}
+
+void may_be_size(struct content *c, unsigned int size)
+{
+	c->dirty = true;
+	c->size_lo = min_t(uint32_t, c->size_lo, size);
+	c->size_hi = max_t(uint32_t, c->size_hi, size);
+	for (unsigned int i = size; i < PAGES; i++)
+		c->zero[i] = true;
+}
+
+void is_size(struct content *c, unsigned int size)
+{
+	c->size = size;
+	for (unsigned int i = size; i < PAGES; i++)
+		c->now[i] = 0;
+}
+
+void may_be_content(struct slot *s, unsigned int id)
+{
+	for (unsigned int i = 0; i < s->n; i++)
+		if (s->may[i] == id)
+			return;
+	ok(s->n < MAY, "model is full", ENOSPC);
+	s->may[s->n++] = id;
+}
+
+void slot_certain(struct slot *s)
+{
+	s->may[0] = s->now;
+	s->n = 1;
+}
