@@ -407,6 +407,14 @@ void tier_count(struct tier *tier, enum spill_state from, enum spill_state to,
 	atomic_store(&tier->counts_dirty, true);
 }
 
+void tier_count_file(struct tier_file *file, enum spill_state from,
+		     enum spill_state to, uint64_t size)
+{
+	/* Counted as gone when it lost its last name. */
+	if (!(atomic_load(&file->node->flags) & NODE_UNLINKED))
+		tier_count(file->tier, from, to, size);
+}
+
 void tier_count_resize(struct tier *tier, int64_t delta)
 {
 	if (!delta)

@@ -171,6 +171,9 @@ enum spill_state tier_file_state(const struct tier_file *file);
 /* A file is counted in another state, or gone (SPILL_STATES). */
 void tier_count(struct tier *tier, enum spill_state from, enum spill_state to,
 		uint64_t size);
+/* The same for one that is known, unless it has no name any more. */
+void tier_count_file(struct tier_file *file, enum spill_state from,
+		     enum spill_state to, uint64_t size);
 void tier_count_resize(struct tier *tier, int64_t delta);
 
 /* To be settled at the next tick. node->lock held. */

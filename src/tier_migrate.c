@@ -199,7 +199,7 @@ static int commit(struct tier_move *move)
 	}
 	if (!ret) {
 		move->committed = true;
-		tier_count(file->tier, SPILL_NONE, SPILL_MIGRATED, ea.size);
+		tier_count_file(file, SPILL_NONE, SPILL_MIGRATED, ea.size);
 	}
 	pthread_mutex_unlock(&node->lock);
 	return ret;

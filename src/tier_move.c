@@ -159,10 +159,29 @@ static const char *const op_names[] = {
 	[TIER_RESTORE] = "restore",
 };
 
-/* Takes the moves over; on failure nothing is queued. */
+static void attach(struct tier_move *move, struct mover_job *job, bool solo,
+		   bool locked)
+{
+	pthread_mutex_t *lock = &move->file->node->lock;
+
+	if (move->req)
+		move->req->job_id = job->id;
+	if (!locked)
+		pthread_mutex_lock(lock);
+	move->job = job;
+	move->solo = solo;
+	/* Somebody used the file since it was asked for. */
+	if (solo && move->cancelled)
+		atomic_store(&job->ctl.cancelled, true);
+	if (!locked)
+		pthread_mutex_unlock(lock);
+}
+
+/* Takes the moves over; on failure nothing is queued. locked: so is the (one)
+ * file's node. */
 static int queue_moves(struct tier *tier, enum tier_op op, enum mover_prio prio,
 		       struct tier_move **moves, size_t n, uint64_t bytes,
-		       const char *path)
+		       const char *path, bool locked)
 {
 	struct move_job *mj;
 	struct target *target;
@@ -192,15 +211,10 @@ static int queue_moves(struct tier *tier, enum tier_op op, enum mover_prio prio,
 	if (target)
 		snprintf(mj->job.target, sizeof(mj->job.target), "%s",
 			 target_name(target));
-	for (size_t i = 0; i < n; i++) {
-		moves[i]->job = &mj->job;
-		moves[i]->solo = n == 1;
-	}
 	/* Told before the job can run, and answer, and be cancelled. */
 	mj->job.id = mover_next_id(tier->parts.mover);
 	for (size_t i = 0; i < n; i++)
-		if (moves[i]->req)
-			moves[i]->req->job_id = mj->job.id;
+		attach(moves[i], &mj->job, n == 1, locked);
 	ret = mover_submit(tier->parts.mover, &mj->job, NULL);
 	if (ret)
 		move_job_free(&mj->job);
@@ -231,7 +245,7 @@ int tier_recall(struct tier_file *file, enum mover_prio prio)
 	else
 		path[0] = '\0';
 	ret = queue_moves(tier, TIER_RESTORE, prio, &move, 1, file->ea.size,
-			  path);
+			  path, true);
 	if (ret) {
 		file->move = NULL;
 		free(move);
@@ -258,7 +272,7 @@ static void batch_flush(struct batch *b)
 	if (!b->n)
 		return;
 	ret = queue_moves(b->tier, b->op, b->prio, b->moves, b->n, b->bytes,
-			  b->path);
+			  b->path, false);
 	for (size_t i = 0; ret && i < b->n; i++) {
 		tier_result(b->moves[i], TIER_FAILED, "%s", strerror(-ret));
 		tier_move_end(b->moves[i], ret);

@@ -95,23 +95,31 @@ void tier_orphan_closed(struct tier_file *file)
 		queue_orphan(file);
 }
 
+/* What was counted of a file that goes. node->lock held. */
+static void count_gone(struct tier *tier, struct node *node,
+		       const struct stat *st)
+{
+	struct tier_file *file = node->file;
+	enum spill_state state = file ? tier_file_state(file) : SPILL_NONE;
+	uint64_t size = (uint64_t)st->st_size;
+
+	if (state == SPILL_MIGRATING)
+		state = SPILL_NONE;
+	if (state == SPILL_RELEASED)
+		size = file->ea.size;
+	else if (file && file->nwrite)
+		size = (uint64_t)file->base_size; /* until the last close */
+	tier_count(tier, state, SPILL_STATES, size);
+}
+
 /* The last name is gone. node->lock held. */
 static void last_name_gone(struct tier *tier, struct node *node,
 			   struct tier_file *file, const struct stat *st,
 			   bool orphan)
 {
-	if (node->file) {
-		enum spill_state state = tier_file_state(node->file);
-
-		tier_count(tier, state == SPILL_MIGRATING ? SPILL_NONE : state,
-			   SPILL_STATES,
-			   state == SPILL_RELEASED ? node->file->ea.size
-						   : (uint64_t)st->st_size);
+	count_gone(tier, node, st);
+	if (node->file)
 		tier_move_cancel(node->file);
-	} else {
-		tier_count(tier, SPILL_NONE, SPILL_STATES,
-			   (uint64_t)st->st_size);
-	}
 	node_unlinked(node);
 	if (orphan && file->nopen == 0)
 		tier_orphan_closed(file);
@@ -230,6 +238,8 @@ static int rename_over(struct rename *r)
 static int rename_locked(struct rename *r)
 {
 	struct node *victim = r->victim;
+	bool goes = false;
+	struct stat st;
 	int ret = 0;
 
 	if (victim && victim != r->node && S_ISREG(victim->type) &&
@@ -239,8 +249,15 @@ static int rename_locked(struct rename *r)
 		unlock_node(victim);
 		return ret;
 	}
+	/* A file that nobody knows has no EA either. */
+	if (!victim && !(r->flags & RENAME_EXCHANGE) &&
+	    !fstatat(r->newfd, r->newname, &st, AT_SYMLINK_NOFOLLOW))
+		goes = S_ISREG(st.st_mode) && st.st_nlink == 1;
 	if (renameat2(r->fd, r->name, r->newfd, r->newname, r->flags) < 0)
 		ret = -errno;
+	else if (goes)
+		tier_count(r->tier, SPILL_NONE, SPILL_STATES,
+			   (uint64_t)st.st_size);
 	return ret;
 }
 

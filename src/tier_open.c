@@ -135,7 +135,7 @@ int tier_drop_copies(struct tier_file *file, bool touch)
 	if (touch && stub)
 		touch_mtime(file->node);
 	if (!(old.flags & TIERFS_EA_F_WRITING)) /* else counted as none */
-		tier_count(file->tier, old.state, SPILL_NONE, old.size);
+		tier_count_file(file, old.state, SPILL_NONE, old.size);
 	if (stub)
 		tier_count_resize(file->tier, -(int64_t)old.size);
 	old.flags &= ~TIERFS_EA_F_INO; /* the number is still shown */
@@ -194,7 +194,7 @@ static int mark_writing(struct tier_file *file)
 		return ret;
 	file->base_mtime = timespec_to_ns(st.st_mtim);
 	file->base_ctime = timespec_to_ns(st.st_ctim);
-	tier_count(file->tier, SPILL_MIGRATED, SPILL_NONE, ea.size);
+	tier_count_file(file, SPILL_MIGRATED, SPILL_NONE, ea.size);
 	return 0;
 }
 
@@ -210,11 +210,17 @@ static int open_write(struct tier_file *file, bool truncate)
 	if (next.err)
 		return next.err;
 	if (file->move && file->move->op == TIER_RESTORE) {
-		if (truncate)
-			tier_move_cancel(file);
-		else
+		/*
+		 * What is cut off is not waited for: a swap finds at its end
+		 * that it is pointless. Waiting for it here, after cancelling
+		 * it, would let two clients go round for ever, one cancelling
+		 * what the other begins. Only a fill writes to the stub itself.
+		 */
+		if (!truncate || file->filling) {
 			tier_recall(file, MOVER_RECALL);
-		return -EINPROGRESS;
+			return -EINPROGRESS;
+		}
+		tier_move_cancel(file);
 	}
 	if (next.actions & ACT_RESTORE_FIRST) {
 		ret = tier_recall(file, MOVER_RECALL);
@@ -286,7 +292,8 @@ static void last_writer(struct tier_file *file)
 {
 	struct stat st;
 
-	if (!tier_stat_node(file->node, &st))
+	if (!(atomic_load(&file->node->flags) & NODE_UNLINKED) &&
+	    !tier_stat_node(file->node, &st))
 		tier_count_resize(file->tier, st.st_size - file->base_size);
 	if (file->write_intent)
 		tier_unsettled_add(file);
@@ -356,7 +363,7 @@ static void settle_same(struct tier_file *file)
 	if (tier_ea_set(file, &ea, true))
 		return;
 	fault_point("write-settled");
-	tier_count(tier, SPILL_NONE, SPILL_MIGRATED, ea.size);
+	tier_count_file(file, SPILL_NONE, SPILL_MIGRATED, ea.size);
 	tier_done_after_sync(tier, file->write_intent);
 	file->write_intent = 0;
 }

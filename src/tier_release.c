@@ -201,8 +201,8 @@ static int drop_data(struct tier_move *move)
 			fault_point("release-dropped");
 			move->committed = true;
 			node->reads = 0;
-			tier_count(file->tier, SPILL_MIGRATED, SPILL_RELEASED,
-				   file->ea.size);
+			tier_count_file(file, SPILL_MIGRATED, SPILL_RELEASED,
+					file->ea.size);
 			if (file->src) {
 				tier_src_put(file->src);
 				file->src = NULL;

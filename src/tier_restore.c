@@ -373,7 +373,10 @@ static int set_filling(struct restore *r)
 
 	pthread_mutex_lock(&r->node->lock);
 	ea = file->ea;
-	ret = tier_ea_set(file, &ea, true);
+	if (r->move->cancelled || ea.state != SPILL_RELEASED)
+		ret = -ECANCELED;
+	else
+		ret = tier_ea_set(file, &ea, true);
 	if (!ret) {
 		file->filling = true;
 		file->fill_atime = r->st.st_atim;
@@ -554,7 +557,8 @@ static void end(struct restore *r)
 	int err = r->err;
 
 	if (!err)
-		tier_count(r->tier, SPILL_RELEASED, SPILL_MIGRATED, r->ea.size);
+		tier_count_file(r->move->file, SPILL_RELEASED, SPILL_MIGRATED,
+				r->ea.size);
 	tier_done_after_sync(r->tier, r->move->intent);
 	report(r, err);
 	cleanup_close(&r->fd);
