@@ -32,6 +32,12 @@
 #include "tier_impl.h"
 #include "util.h"
 
+/* All that is to be recovered. */
+struct to_recover {
+	const struct intent *intents;
+	size_t n;
+};
+
 struct found {
 	int fd; /* O_PATH; -1: the file is gone */
 	bool has_ea;
@@ -106,16 +112,44 @@ static int drop_copies(struct tier *tier, struct found *f)
 	return ret;
 }
 
-static void delete_object(struct tier *tier, const struct intent *intent)
+/*
+ * A commit of the journal does not make durable what was done to files before
+ * it. So after a power cut an INTENT_WRITE may be there for the inode that a swap
+ * put in place, but not the swap. Its INTENT_RESTORE is there then, for it is
+ * dropped after a sync only, and leads to the stub that still names the object.
+ */
+static bool named_by_other(struct tier *tier, const struct to_recover *all,
+			   const struct intent *intent)
 {
+	for (size_t i = 0; i < all->n; i++) {
+		const struct intent *other = &all->intents[i];
+		_cleanup_(found_close) struct found f = {.fd = -1};
+
+		if (other == intent || other->oid != intent->oid ||
+		    other->target != intent->target)
+			continue;
+		/* In doubt, it is. */
+		if (find(tier, other, &f) || (f.fd >= 0 && names(&f, intent)))
+			return true;
+	}
+	return false;
+}
+
+static void delete_object(struct tier *tier, const struct to_recover *all,
+			  const struct intent *intent)
+{
+	if (named_by_other(tier, all, intent)) {
+		tier_done_after_sync(tier, intent->id);
+		return;
+	}
 	tier_stale_add(tier, &(struct tier_stale){.target = intent->target,
 						  .object = true,
 						  .oid = intent->oid,
 						  .intent = intent->id});
 }
 
-static int recover_create(struct tier *tier, const struct intent *intent,
-			  struct found *f)
+static int recover_create(struct tier *tier, const struct to_recover *all,
+			  const struct intent *intent, struct found *f)
 {
 	int ret;
 
@@ -128,12 +162,12 @@ static int recover_create(struct tier *tier, const struct intent *intent,
 		if (ret)
 			return ret;
 	}
-	delete_object(tier, intent);
+	delete_object(tier, all, intent);
 	return 0;
 }
 
-static int recover_write(struct tier *tier, const struct intent *intent,
-			 struct found *f)
+static int recover_write(struct tier *tier, const struct to_recover *all,
+			 const struct intent *intent, struct found *f)
 {
 	int ret;
 
@@ -148,7 +182,7 @@ static int recover_write(struct tier *tier, const struct intent *intent,
 		if (ret)
 			return ret;
 	}
-	delete_object(tier, intent);
+	delete_object(tier, all, intent);
 	return 0;
 }
 
@@ -199,7 +233,8 @@ static int recover_slot(struct tier *tier, const struct intent *intent)
 	return ret;
 }
 
-static int recover_one(struct tier *tier, const struct intent *intent)
+static int recover_one(struct tier *tier, const struct to_recover *all,
+		       const struct intent *intent)
 {
 	_cleanup_(found_close) struct found f = {.fd = -1};
 	int ret;
@@ -209,9 +244,9 @@ static int recover_one(struct tier *tier, const struct intent *intent)
 		return ret;
 	switch (intent->kind) {
 	case INTENT_CREATE:
-		return recover_create(tier, intent, &f);
+		return recover_create(tier, all, intent, &f);
 	case INTENT_WRITE:
-		return recover_write(tier, intent, &f);
+		return recover_write(tier, all, intent, &f);
 	case INTENT_RELEASE:
 		ret = cut_off(tier, intent, &f);
 		break;
@@ -252,14 +287,16 @@ static int clear_staging(struct front *front)
 int tier_recover(struct tier *tier)
 {
 	_cleanup_free_ struct intent *intents = NULL;
+	struct to_recover all;
 	size_t n;
 	int ret;
 
 	ret = journal_intents(tier->parts.journal, &intents, &n);
 	if (ret)
 		return ret;
+	all = (struct to_recover){.intents = intents, .n = n};
 	for (size_t i = 0; i < n; i++) {
-		ret = recover_one(tier, &intents[i]);
+		ret = recover_one(tier, &all, &intents[i]);
 		/* One file that cannot be mended does not keep the others
 		 * away: its intent stays, and is tried at the next mount. */
 		if (ret)
