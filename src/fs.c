@@ -260,8 +260,7 @@ int fs_mount(const struct fs_parts *parts, struct fs **ret, char **ret_why)
 	fs->parts = *parts;
 	fs->passthrough = FS_PT_ON;
 	pthread_mutex_init(&fs->lock, NULL);
-	pthread_cond_init(&fs->idle, NULL);
-	CDS_INIT_LIST_HEAD(&fs->parked);
+	fs_park_init(fs);
 	fuse_set_log_func(log_fuse);
 	err = session_new(fs, ret_why);
 	if (!err && fuse_session_mount(fs->se, where) != 0)
@@ -371,6 +370,10 @@ int fs_serve(struct fs *fs, int (*ready)(void *arg), void *arg, char **ret_why)
 
 	fs->ready = ready;
 	fs->ready_arg = arg;
+	err = fs_set_recall_timeout(fs, fs->parts.config->recall_timeout_ns);
+	if (err)
+		return fail(ret_why, err, "starting a thread: %s",
+			    strerror(-err));
 	if (fuse_set_signal_handlers(fs->se) != 0)
 		return fail(ret_why, -EIO, "cannot handle signals");
 	err = -pthread_create(&thread, NULL, ready_thread, fs);
@@ -389,10 +392,9 @@ int fs_serve(struct fs *fs, int (*ready)(void *arg), void *arg, char **ret_why)
 
 void fs_end(struct fs *fs)
 {
-	fs_park_drain(fs);
+	fs_park_end(fs);
 	fuse_session_unmount(fs->se);
 	fuse_session_destroy(fs->se);
-	pthread_cond_destroy(&fs->idle);
 	pthread_mutex_destroy(&fs->lock);
 	free(fs);
 }

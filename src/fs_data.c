@@ -54,7 +54,7 @@ static struct fs_inplace *inplace_new(fuse_req_t req, struct node *node,
 	op->park.fs = fs_of(req);
 	op->park.req = req;
 	op->park.free = inplace_free;
-	op->node = node_ref(node);
+	op->park.node = op->node = node_ref(node);
 	op->reply = reply;
 	fs_park_begin(&op->park);
 	return op;

@@ -32,8 +32,17 @@ struct fs {
 
 	pthread_mutex_t lock; /* a leaf but for tier_wait_cancel() */
 	pthread_cond_t idle;
-	struct cds_list_head parked; /* struct fs_park */
-	char why[160];		     /* why there is no passthrough */
+	struct cds_list_head parked;   /* struct fs_park, oldest first */
+	struct cds_list_head given_up; /* answered, but not complete */
+	uint64_t recall_timeout;       /* ns, 0: none */
+	pthread_cond_t timer_cond;
+	pthread_t timer;
+	bool timer_runs, timer_stop;
+	char why[160]; /* why there is no passthrough */
+
+	/* The timer's alone. */
+	int64_t timer_logged;
+	unsigned int timer_unsaid;
 
 	/* fs_serve()'s. */
 	int (*ready)(void *arg);
@@ -104,12 +113,14 @@ struct fs_park {
 	struct cds_list_head link;
 	struct fs *fs;
 	fuse_req_t req;
+	struct node *node; /* what it waits for: the owner's reference */
+	int64_t since;	   /* monotonic ns: the first fs_park_begin(); or 0 */
 	_Atomic(int) state;
 	/* Interrupted, on any thread. True: it is taken back, nobody will call
 	 * fs_park_done(). False: it cannot be. NULL: never can, the reply is
 	 * given up and fs_park_done() says so. */
 	bool (*cancel)(struct fs_park *park);
-	/* Frees, after the client was told of the interrupt. */
+	/* Frees, after it was taken back or its completion came too late. */
 	void (*free)(struct fs_park *park);
 };
 
@@ -122,8 +133,9 @@ enum fs_park_next {
 void fs_park_begin(struct fs_park *park);
 enum fs_park_next fs_park_arm(struct fs_park *park);
 enum fs_park_next fs_park_done(struct fs_park *park);
-/* Interrupts all and waits until none is left. */
-void fs_park_drain(struct fs *fs);
+void fs_park_init(struct fs *fs);
+/* Ends the timer, interrupts all and waits until none is left. */
+void fs_park_end(struct fs *fs);
 
 /* ---- the operations --------------------------------------------------------- */
 

@@ -119,7 +119,7 @@ static struct fs_use *use_new(fuse_req_t req, struct node *node, int flags,
 	use->park.cancel = use_cancel;
 	use->park.free = use_park_free;
 	use->wait.resume = use_resume;
-	use->node = node;
+	use->park.node = use->node = node;
 	use->flags = flags;
 	use->finish = finish;
 	return use;

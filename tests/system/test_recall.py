@@ -237,18 +237,85 @@ def test_open_for_writing_cancels_migration(slow):
     wait_for(lambda: not slow.objects())
 
 
-def test_recall_timeout(slow):
-    """A target that is there and doesn't answer in time: EIO."""
-    slow.mount("recall_timeout=1s")
-    put(slow.mnt / "f", 64 * MIB)
-    slow.release(slow.mnt / "f")
-    slow.slow(64 * 1024)
+def overdue(call, seconds=1):
+    """call() gives EIO, when recall_timeout says so."""
+    start = time.monotonic()
+    with pytest.raises(OSError) as e:
+        call()
+    took = time.monotonic() - start
+    assert e.value.errno == 5, e.value
+    assert seconds * 0.9 < took < seconds + 9, f"{took:.1f} s"
+
+
+@pytest.mark.parametrize("call", [
+    lambda f: f.read_bytes(), lambda f: open(f, "r+b").close(),
+    lambda f: os.truncate(f, 5000)], ids=["read", "open", "truncate"])
+def test_recall_timeout(slow, call):
+    """A target that is there and doesn't answer in time: EIO, and a line that
+    says why. When it answers again, all is as before."""
+    slow.mount("recall_timeout=1s", "restore_after=never")
+    top = slow.mnt / "dir"
+    top.mkdir()
+    before = {i: put(top / f"f{i}", 4 * MIB, i) for i in range(10)}
+    slow.release(top)
+    slow.rig.disks["slow"].drop_caches()
+    slow.slow(1024)
     try:
+        overdue(lambda: call(top / "f0"))
+        # Also when many wait, and nothing else waits for them.
+        failed = []
+
+        def client(i):
+            try:
+                call(top / f"f{i}")
+            except OSError as e:
+                failed.append(e.errno)
+        threads = [threading.Thread(target=client, args=(i,))
+                   for i in range(10)]
         start = time.monotonic()
-        with pytest.raises(OSError) as e:
-            (slow.mnt / "f").read_bytes()
+        for thread in threads:
+            thread.start()
+        assert slow.mnt.stat() and os.listdir(slow.mnt) == ["dir"]
+        for thread in threads:
+            thread.join(20)
         took = time.monotonic() - start
+        assert failed == [5] * 10
+        assert took < 9, f"{took:.1f} s"
     finally:
         slow.slow(0)
-    assert e.value.errno == 5
-    assert took < 10, f"{took:.1f} s"
+    lines = [line for line in slow.log.read_text().splitlines()
+             if "did not answer" in line]
+    assert lines and "/dir/f0" in lines[0] and slow.target.name in lines[0]
+    assert len(lines) < took + 4, lines
+    slow.remount("restore_after=0")
+    for i, content in before.items():
+        assert (top / f"f{i}").read_bytes() == content
+
+
+def test_recall_timeout_of_a_hung_target(slow):
+    """The target's file system hangs, and then goes on."""
+    slow.mount("recall_timeout=1s", "restore_after=never")
+    content = put(slow.mnt / "f", 8 * MIB)
+    slow.release(slow.mnt / "f")
+    slow.rig.disks["slow"].drop_caches()
+    slow.slow(1)
+    try:
+        overdue((slow.mnt / "f").read_bytes)
+    finally:
+        slow.slow(0)
+    slow.umount()
+    slow.mount()
+    assert (slow.mnt / "f").read_bytes() == content
+
+
+def test_no_recall_timeout(slow):
+    """Without one nobody is given up, however long it takes."""
+    slow.mount("recall_timeout=none")
+    content = put(slow.mnt / "f", 4 * MIB)
+    slow.release(slow.mnt / "f")
+    slow.rig.disks["slow"].drop_caches()
+    slow.slow(MIB)
+    try:
+        assert (slow.mnt / "f").read_bytes() == content
+    finally:
+        slow.slow(0)
