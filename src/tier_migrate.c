@@ -57,17 +57,17 @@ static void drop_move(struct tier_move **move, int err)
 static int begin(struct tier_move *move)
 {
 	struct node *node = move->file->node;
-	int fd;
+	int fd = -EBUSY;
 
-	fd = tier_lease(node, F_RDLCK);
-	if (fd < 0)
-		return fd;
+	/* The lease with the lock held, as in tier_release.c. */
 	pthread_mutex_lock(&node->lock);
-	move->fd = fd;
-	if (move->cancelled || move->file->nwrite)
-		fd = -EBUSY;
-	else /* the lease says that no mapping is left either */
+	if (!move->cancelled && !move->file->nwrite)
+		fd = tier_lease(node, F_RDLCK);
+	if (fd >= 0) {
+		move->fd = fd;
+		/* No mapping is left either. */
 		atomic_fetch_and(&node->flags, ~NODE_VOLATILE);
+	}
 	pthread_mutex_unlock(&node->lock);
 	if (fd < 0)
 		return fd;

@@ -117,9 +117,10 @@ static void last_name_gone(struct tier *tier, struct node *node,
 			   struct tier_file *file, const struct stat *st,
 			   bool orphan)
 {
-	count_gone(tier, node, st);
+	/* Before: a release that is undone was not counted yet. */
 	if (node->file)
 		tier_move_cancel(node->file);
+	count_gone(tier, node, st);
 	node_unlinked(node);
 	if (orphan && file->nopen == 0)
 		tier_orphan_closed(file);

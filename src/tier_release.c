@@ -37,11 +37,14 @@
 #define LAG_NS	    (500 * 1000000LL)
 #define LAG_STEP_US 5000
 
+/* The lease is taken with the lock held: a use that came in between would find
+ * a lease that it cannot give back, and wait for it with the lock. */
 static int try_begin(struct tier_move *move)
 {
 	struct node *node = move->file->node;
 	struct tier_file *file = move->file;
-	int ret = 0, fd;
+	uint64_t size;
+	int ret = 0;
 
 	pthread_mutex_lock(&node->lock);
 	if (file->nopen)
@@ -49,25 +52,17 @@ static int try_begin(struct tier_move *move)
 	else if (move->cancelled || file->ea.state != SPILL_MIGRATED ||
 		 file->ea.flags & TIERFS_EA_F_WRITING)
 		ret = -ECANCELED;
-	pthread_mutex_unlock(&node->lock);
-	if (ret)
-		return ret;
-	fd = tier_lease(node, F_WRLCK);
-	if (fd < 0)
-		return fd;
-	pthread_mutex_lock(&node->lock);
-	if (move->cancelled || file->nopen)
-		ret = -EBUSY;
 	else
-		move->fd = fd;
+		ret = tier_lease(node, F_WRLCK);
+	if (ret >= 0)
+		move->fd = ret;
+	size = file->ea.size;
 	pthread_mutex_unlock(&node->lock);
-	if (ret)
-		close(fd);
-	else if (fstat(fd, &move->st) < 0)
-		ret = -errno;
-	else if ((uint64_t)move->st.st_size != move->file->ea.size)
-		ret = -ESTALE;
-	return ret;
+	if (ret < 0)
+		return ret;
+	if (fstat(move->fd, &move->st) < 0)
+		return -errno;
+	return (uint64_t)move->st.st_size != size ? -ESTALE : 0;
 }
 
 static int begin(struct tier_move *move, int64_t deadline)

@@ -343,6 +343,8 @@ static int finish_swap(struct restore *r)
 		struct tier_file *file = r->move->file;
 
 		r->move->committed = true;
+		tier_count_file(file, SPILL_RELEASED, SPILL_MIGRATED,
+				r->ea.size);
 		if (file->src) {
 			tier_src_put(file->src);
 			file->src = NULL;
@@ -413,6 +415,8 @@ static int finish_fill(struct restore *r, int fd, int ret)
 	}
 	if (!ret) {
 		r->move->committed = true;
+		tier_count_file(file, SPILL_RELEASED, SPILL_MIGRATED,
+				r->ea.size);
 		if (file->src) {
 			tier_src_put(file->src);
 			file->src = NULL;
@@ -556,9 +560,6 @@ static void end(struct restore *r)
 {
 	int err = r->err;
 
-	if (!err)
-		tier_count_file(r->move->file, SPILL_RELEASED, SPILL_MIGRATED,
-				r->ea.size);
 	tier_done_after_sync(r->tier, r->move->intent);
 	report(r, err);
 	cleanup_close(&r->fd);
