@@ -19,6 +19,8 @@
 struct named {
 	uint64_t oid, size;
 	bool there;
+	char name[16];
+	enum spill_state state;
 };
 
 struct found {
@@ -97,8 +99,10 @@ static void add_copy(struct found *f, const struct spill_ea *ea,
 	for (size_t i = 0; i < f->ncopies; i++)
 		if (f->copies[i].oid == ea->copies[0].oid)
 			fail_msg("%s: its object has another file", name);
-	f->copies[f->ncopies++] =
-		(struct named){.oid = ea->copies[0].oid, .size = ea->size};
+	f->copies[f->ncopies] = (struct named){
+		.oid = ea->copies[0].oid, .size = ea->size, .state = ea->state};
+	snprintf(f->copies[f->ncopies++].name, sizeof(f->copies[0].name), "%s",
+		 name);
 }
 
 static void look_at(struct found *f, const char *name)
@@ -190,7 +194,9 @@ void check_invariants(void)
 	assert_int_equal(target_each(rig.targets[0], look_at_object, f), 0);
 	for (size_t i = 0; i < f->ncopies; i++)
 		if (!f->copies[i].there)
-			fail_msg("object %016" PRIx64 " is missing",
+			fail_msg("%s (%s): object %016" PRIx64 " is missing",
+				 f->copies[i].name,
+				 spill_state_name(f->copies[i].state),
 				 f->copies[i].oid);
 	check_holders(f);
 	free(f);

@@ -431,11 +431,12 @@ void stress_cut(void)
 
 /* ---- verifying ------------------------------------------------------------------ */
 
-/* Which content that is: the pages say it, or it is the only one with none. */
+/* Which content that is: the pages say it. Without any it is one that may be
+ * without, of that number: a new file can have that of one that was unlinked. */
 static unsigned int find_content(struct slot *s, const uint8_t *buf,
 				 int64_t len, uint64_t ino)
 {
-	for (unsigned int i = 0; i < s->n; i++) {
+	for (unsigned int i = s->n; i-- > 0;) {
 		unsigned int id = s->may[i], found = 0;
 
 		if (!id)
@@ -452,6 +453,16 @@ static unsigned int find_content(struct slot *s, const uint8_t *buf,
 	return 0;
 }
 
+static const char *state_name(unsigned int slot)
+{
+	struct spill_ea ea = {0};
+	char name[16];
+
+	front_ea_get_at(rig.front, rig.front->root_fd, slot_name(slot, name),
+			&ea);
+	return spill_state_name(ea.state);
+}
+
 static void verify_content(unsigned int slot, struct content *c,
 			   const struct stat *st, const uint8_t *buf,
 			   int64_t len)
@@ -462,15 +473,17 @@ static void verify_content(unsigned int slot, struct content *c,
 	slot_name(slot, name);
 	assert_int_equal(len % PAGE, 0);
 	if (len < c->size_lo * PAGE || len > c->size_hi * PAGE)
-		fail_msg("%s: %jd bytes, not %u to %u pages", name,
-			 (intmax_t)len, c->size_lo, c->size_hi);
+		fail_msg("%s (%s): %jd bytes, not %u to %u pages", name,
+			 state_name(slot), (intmax_t)len, c->size_lo,
+			 c->size_hi);
 	for (unsigned int i = 0; i < len / PAGE; i++) {
 		uint32_t v = page_version(buf + i * PAGE, id, i, name);
 
 		if (v ? v < c->lo[i] || v > c->hi[i] : c->lo[i] && !c->zero[i])
-			fail_msg("%s: page %u has version %u, not %u to %u%s",
-				 name, i, v, c->lo[i], c->hi[i],
-				 c->zero[i] ? " or 0" : "");
+			fail_msg("%s (%s): page %u of %u has version %u, not "
+				 "%u to %u%s",
+				 name, state_name(slot), i, c->size_hi, v,
+				 c->lo[i], c->hi[i], c->zero[i] ? " or 0" : "");
 		c->now[i] = v;
 	}
 	is_size(c, (unsigned int)(len / PAGE));
