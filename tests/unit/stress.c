@@ -198,25 +198,6 @@ static void op_read(unsigned int slot, struct node *node)
 	free(buf);
 }
 
-static void same_stat(const char *name, const struct stat *a,
-		      const struct stat *b)
-{
-	int64_t mtime = timespec_to_ns(b->st_mtim) - timespec_to_ns(a->st_mtim);
-	int64_t ctime = timespec_to_ns(b->st_ctim) - timespec_to_ns(a->st_ctim);
-
-	if (a->st_ino == b->st_ino && a->st_size == b->st_size &&
-	    a->st_mode == b->st_mode && a->st_nlink == b->st_nlink && !mtime &&
-	    !ctime)
-		return;
-	print_error("%s: ino %ju %ju, size %jd %jd, mode %o %o, nlink %ju %ju, "
-		    "mtime %+jd, ctime %+jd\n",
-		    name, (uintmax_t)a->st_ino, (uintmax_t)b->st_ino,
-		    (intmax_t)a->st_size, (intmax_t)b->st_size, a->st_mode,
-		    b->st_mode, (uintmax_t)a->st_nlink, (uintmax_t)b->st_nlink,
-		    (intmax_t)mtime, (intmax_t)ctime);
-	abort();
-}
-
 static void op_stat(unsigned int slot, struct node *node)
 {
 	struct stat st;
