@@ -8,8 +8,10 @@
  * done for it (tier_done_after_sync), objects are deleted in the background
  * under the intent that names them (tier_delete.c).
  *
- *   CREATE   the EA names the object and says MIGRATED or later: done. Else
- *            the copy is not to be trusted: EA none, object deleted.
+ *   CREATE   the EA names the object and says RELEASED: done. Else the copy is
+ *            not to be trusted: EA none, object deleted. MIGRATED as well, for
+ *            what was copied may not have reached the front's disk, and the
+ *            file would be another after its release.
  *   WRITE    the file may have been changed: its copy goes, and the EA's
  *            claim on it. But a stub whose only data is the copy keeps it: the
  *            change was not made.
@@ -154,7 +156,8 @@ static int recover_create(struct tier *tier, const struct to_recover *all,
 	int ret;
 
 	if (f->fd >= 0 && names(f, intent)) {
-		if (f->ea.state != SPILL_MIGRATING) {
+		if (f->ea.state == SPILL_RELEASED ||
+		    f->ea.state == SPILL_DIRTY) {
 			tier_done_after_sync(tier, intent->id);
 			return 0;
 		}

@@ -14,10 +14,11 @@
  *
  * A use for writing between 1 and 5 cancels the move: it gives the lease back
  * and sets the EA to what it was. Between 5 and 6 it finds MIGRATED and makes
- * the copy suspect (tier_open.c). A crash leaves the intent: recovery keeps the
- * object if the EA says MIGRATED with this oid, else deletes it. An intent is
- * dropped only when that cannot go wrong any more: for a failed copy after its
- * object was deleted, which step 2 made findable before it could exist.
+ * the copy suspect (tier_open.c). A crash leaves the intent, and recovery undoes
+ * the migration: until 6 the front's disk need not have what was copied from its
+ * page cache. An intent is dropped only when that cannot go wrong any more: for a
+ * failed copy after its object was deleted, which step 2 made findable before it
+ * could exist.
  */
 #include <errno.h>
 #include <fcntl.h>
