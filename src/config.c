@@ -66,6 +66,9 @@ void config_free(struct config *cfg)
 	free(cfg->mountpoint);
 	free(cfg->file);
 	free(cfg->fuse_opts);
+	for (i = 0; cfg->remount && cfg->remount[i]; i++)
+		free(cfg->remount[i]);
+	free(cfg->remount);
 	free(cfg);
 }
 
@@ -338,20 +341,28 @@ static int with_file(const struct command *cmd, const struct config *first,
 	return 0;
 }
 
-/* What holds of all settings together. */
-static int check(struct config *cfg, char **ret_why)
+int config_check_values(const struct config *cfg, char **ret_why)
 {
-	if (!cfg->ntargets)
-		return fail_why(ret_why, -EINVAL,
-				"no target; give spill=DIR, with -o or in "
-				"%s/%s.conf",
-				TIERFS_CONFIG_DIR, cfg->name);
 	if (!(cfg->low < cfg->high))
 		return fail_why(ret_why, -EINVAL,
 				"options low=%g, high=%g: low is not below "
 				"high",
 				cfg->low, cfg->high);
-	return config_check_paths(cfg, ret_why);
+	return 0;
+}
+
+/* What holds of all settings together. */
+static int check(struct config *cfg, char **ret_why)
+{
+	int err;
+
+	if (!cfg->ntargets)
+		return fail_why(ret_why, -EINVAL,
+				"no target; give spill=DIR, with -o or in "
+				"%s/%s.conf",
+				TIERFS_CONFIG_DIR, cfg->name);
+	err = config_check_values(cfg, ret_why);
+	return err ? err : config_check_paths(cfg, ret_why);
 }
 
 /* What config_set() held back, because a later option can take it back. */
@@ -365,6 +376,52 @@ static int finish(struct config *cfg)
 		return -ENOMEM;
 	free(cfg->fuse_opts);
 	cfg->fuse_opts = text;
+	return 0;
+}
+
+static bool is_remount(const struct command *cmd)
+{
+	for (size_t i = 0; i < cmd->nsettings; i++)
+		if (!strcmp(cmd->settings[i].key, "remount") &&
+		    !cmd->settings[i].value)
+			return true;
+	return false;
+}
+
+/* The daemon that is asked judges the options. */
+static int build_remount(const struct command *cmd, struct config **ret,
+			 char **ret_why)
+{
+	_cleanup_(config_freep) struct config *cfg = calloc(1, sizeof(*cfg));
+	size_t n = 0;
+	int err;
+
+	if (!cfg)
+		return -ENOMEM;
+	cfg->remount = calloc(cmd->nsettings + 1, sizeof(*cfg->remount));
+	/* As it was mounted, even if it cannot be seen now. */
+	cfg->front = realpath(cmd->paths[0], NULL);
+	if (!cfg->front)
+		cfg->front = strdup(cmd->paths[0]);
+	if (!cfg->remount || !cfg->front)
+		return -ENOMEM;
+	err = resolve("mountpoint", cmd->paths[1], &cfg->mountpoint, ret_why);
+	if (err)
+		return err;
+	for (size_t i = 0; i < cmd->nsettings; i++) {
+		const struct setting *s = &cmd->settings[i];
+
+		if (!strcmp(s->key, "remount"))
+			continue;
+		if (asprintf(&cfg->remount[n], "%s%s%s", s->key,
+			     s->value ? "=" : "",
+			     s->value ? s->value : "") < 0) {
+			cfg->remount[n] = NULL;
+			return -ENOMEM;
+		}
+		n++;
+	}
+	*ret = steal_ptr(&cfg);
 	return 0;
 }
 
@@ -385,6 +442,14 @@ int config_parse(int argc, char **argv, struct config **ret, char **ret_why)
 		return fail_why(ret_why, -EINVAL,
 				"FRONT and MOUNTPOINT are needed; "
 				"see tierfs --help");
+	if (is_remount(&cmd)) {
+		err = build_remount(&cmd, &cfg, ret_why);
+		if (!err && cmd.fake)
+			err = -ECANCELED;
+		if (!err)
+			*ret = steal_ptr(&cfg);
+		return err;
+	}
 	err = build(&cmd, &first, ret_why);
 	if (!err)
 		err = with_file(&cmd, first, &cfg, ret_why);

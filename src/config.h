@@ -56,6 +56,10 @@ struct config {
 	char *fuse_opts; /* comma separated, what goes to libfuse as it is:
 			  * ro and noatime too, but not allow_other, debug
 			  * and what the loop is told */
+
+	/* -o remount: the options to change, "KEY" or "KEY=VALUE", unchecked;
+	 * the last is NULL. front and mountpoint alone are set beside it. */
+	char **remount;
 };
 
 /* Parses the arguments of tierfs and of mount.fuse.tierfs. On -errno *ret_why
@@ -65,6 +69,11 @@ struct config {
  * two threads at once (getopt). */
 int config_parse(int argc, char **argv, struct config **ret, char **ret_why);
 void config_free(struct config *cfg);
+
+/* What a mount that was told cfg becomes by options as in cfg->remount, as far
+ * as that may change while mounted. -EINVAL, -ENOMEM: as config_parse(). */
+int config_remount(const struct config *cfg, char *const *options,
+		   struct config **ret, char **ret_why);
 
 /* "10M", "1.5G", "4KiB": bytes; "90s", "15m", "1d", "2w": ns; "80", "80%";
  * "50M" a second. 0, -EINVAL, or -ERANGE; *ret untouched then. */

@@ -24,6 +24,7 @@ struct option {
 	const char *def_text; /* only shown */
 	const char *help;
 	bool repeats, not_in_file;
+	bool changes; /* by -o remount */
 };
 
 static const char no_memory[] = "out of memory";
@@ -254,7 +255,8 @@ static const struct option options[] = {
 	 .set = set_policy,
 	 .field = FIELD(policy_auto),
 	 .def = "auto",
-	 .help = "migrate and release without being asked"},
+	 .help = "migrate and release without being asked",
+	 .changes = true},
 	{.key = "passthrough",
 	 .arg = "auto|on|off",
 	 .set = set_passthrough,
@@ -266,61 +268,71 @@ static const struct option options[] = {
 	 .set = set_time,
 	 .field = FIELD(migrate_age_ns),
 	 .def = "1d",
-	 .help = "migrate what was not accessed for TIME"},
+	 .help = "migrate what was not accessed for TIME",
+	 .changes = true},
 	{.key = "migrate_size",
 	 .arg = "SIZE",
 	 .set = set_size,
 	 .field = FIELD(migrate_size),
 	 .def = "10M",
-	 .help = "migrate what has at least SIZE"},
+	 .help = "migrate what has at least SIZE",
+	 .changes = true},
 	{.key = "high",
 	 .arg = "PCT",
 	 .set = set_percent,
 	 .field = FIELD(high),
 	 .def = "90",
-	 .help = "release from here on, % of FRONT in use"},
+	 .help = "release from here on, % of FRONT in use",
+	 .changes = true},
 	{.key = "low",
 	 .arg = "PCT",
 	 .set = set_percent,
 	 .field = FIELD(low),
 	 .def = "80",
-	 .help = "release down to here"},
+	 .help = "release down to here",
+	 .changes = true},
 	{.key = "restore_after",
 	 .arg = "N|never",
 	 .set = set_times,
 	 .field = FIELD(restore_after),
 	 .def = "3",
-	 .help = "opens read in place before a restore"},
+	 .help = "opens read in place before a restore",
+	 .changes = true},
 	{.key = "dirty_entries",
 	 .arg = "N",
 	 .set = set_count,
 	 .field = FIELD(dirty_entries),
 	 .def = "1024",
-	 .help = "longest log of writes to a stub"},
+	 .help = "longest log of writes to a stub",
+	 .changes = true},
 	{.key = "dirty_bytes",
 	 .arg = "SIZE",
 	 .set = set_size,
 	 .field = FIELD(dirty_bytes),
 	 .def = "64M",
-	 .help = "biggest log of writes to a stub"},
+	 .help = "biggest log of writes to a stub",
+	 .changes = true},
 	{.key = "restore_below",
 	 .arg = "SIZE",
 	 .set = set_size,
 	 .field = FIELD(restore_below),
 	 .def = "1M",
-	 .help = "restore smaller files before a write"},
+	 .help = "restore smaller files before a write",
+	 .changes = true},
 	{.key = "recall_timeout",
 	 .arg = "TIME|none",
 	 .set = set_timeout,
 	 .field = FIELD(recall_timeout_ns),
 	 .def = "none",
-	 .help = "wait for a target, then fail with EIO"},
+	 .help = "wait for a target, then fail with EIO",
+	 .changes = true},
 	{.key = "bwlimit",
 	 .arg = "RATE|none",
 	 .set = set_rate,
 	 .field = FIELD(bwlimit),
 	 .def = "none",
-	 .help = "bytes a second of background copying"},
+	 .help = "bytes a second of background copying",
+	 .changes = true},
 	{.key = "max_threads",
 	 .arg = "N",
 	 .set = set_threads,
@@ -346,12 +358,14 @@ static const struct option options[] = {
 	 .set = set_flag,
 	 .field = FIELD(ro),
 	 .def = "off",
-	 .help = "read-only; FRONT itself must be writable"},
+	 .help = "read-only; FRONT itself must be writable",
+	 .changes = true},
 	{.key = "noatime",
 	 .set = set_flag,
 	 .field = FIELD(noatime),
 	 .def = "off",
-	 .help = "reading leaves access times alone"},
+	 .help = "reading leaves access times alone",
+	 .changes = true},
 };
 
 _Static_assert(ARRAY_SIZE(options) <= 64, "config_file.c keeps them in bits");
@@ -399,6 +413,13 @@ bool config_option_repeats(const char *key)
 	int i = config_option_number(key);
 
 	return i < 0 || options[i].repeats;
+}
+
+bool config_option_changes(const char *key)
+{
+	int i = config_option_number(key);
+
+	return i >= 0 && options[i].changes;
 }
 
 /* Appends key[=value] to what libfuse is given, escaped as it wants it. */
@@ -538,10 +559,13 @@ void config_help(FILE *out)
 
 		snprintf(left, sizeof(left), "%s%s%s", o->key,
 			 o->arg ? "=" : "", o->arg ? o->arg : "");
-		fprintf(out, "  %-24s  %s\n  %-24s  (%s)\n", left, o->help, "",
+		fprintf(out, "  %-24s %c%s\n  %-24s  (%s)\n", left,
+			o->changes ? '*' : ' ', o->help, "",
 			o->def ? o->def : o->def_text);
 	}
-	fputs("\nAlso mount(8)'s: rw, atime, relatime, [no]suid, [no]dev, "
+	fputs("\n* can be changed while mounted: "
+	      "mount -o remount,OPTION MOUNTPOINT\n"
+	      "\nAlso mount(8)'s: rw, atime, relatime, [no]suid, [no]dev, "
 	      "[no]exec, [a]sync, ...\n"
 	      "SIZE: 10M, 1.5G, 4KiB   TIME: 90s, 15m, 1d, 2w\n"
 	      "Exit status: 0 mounted (with -f: unmounted), 1 otherwise.\n"

@@ -24,6 +24,12 @@ int config_option_number(const char *key);
 /* May the option stand in a file more than once? */
 bool config_option_repeats(const char *key);
 
+/* Can -o remount change the option? */
+bool config_option_changes(const char *key);
+
+/* What holds of several values together. */
+int config_check_values(const struct config *cfg, char **ret_why);
+
 void config_help(FILE *out);
 void config_version(FILE *out);
 

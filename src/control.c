@@ -460,6 +460,8 @@ static struct control *control_new(const struct control_parts *parts)
 		return NULL;
 	control->tier = parts->tier;
 	control->parts = tier_parts(parts->tier);
+	control->remount = parts->remount;
+	control->remount_arg = parts->remount_arg;
 	control->listen_fd = -1;
 	CDS_INIT_LIST_HEAD(&control->conns);
 	CDS_INIT_LIST_HEAD(&control->live);

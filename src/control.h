@@ -20,6 +20,12 @@ struct control_parts {
 	const char *mountpoint;	     /* absolute; copied */
 	bool passthrough;	     /* for `tierctl status` */
 	const char *passthrough_why; /* where false; copied, may be NULL */
+
+	/* -o remount, on any thread: options as of config_remount(); check:
+	 * nothing is changed. -errno: *ret_why (free it) says why. */
+	int (*remount)(void *arg, char *const *options, bool check,
+		       char **ret_why);
+	void *remount_arg;
 };
 
 /*

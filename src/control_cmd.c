@@ -22,6 +22,7 @@ enum command_kind {
 	KIND_QUEUE,
 	KIND_CANCEL,
 	KIND_METRICS,
+	KIND_REMOUNT,
 };
 
 /* Keys a command takes beside version and command. */
@@ -31,6 +32,7 @@ enum command_keys {
 	KEY_RELEASE = 0x04,
 	KEY_WAIT = 0x08, /* and progress */
 	KEY_JOB = 0x10,
+	KEY_REMOUNT = 0x20, /* options and check */
 };
 
 #define KEYS_MOVE (KEY_PATHS | KEY_RECURSIVE | KEY_WAIT)
@@ -51,6 +53,7 @@ static const struct command {
 	{"queue", KIND_QUEUE},
 	{"cancel", KIND_CANCEL, KEY_JOB},
 	{"metrics", KIND_METRICS},
+	{"remount", KIND_REMOUNT, KEY_REMOUNT},
 };
 
 static const struct key {
@@ -67,6 +70,8 @@ static const struct key {
 	{"wait", KEY_WAIT, JSON_TRUE},
 	{"progress", KEY_WAIT, JSON_TRUE},
 	{"job", KEY_JOB, JSON_INTEGER},
+	{"options", KEY_REMOUNT, JSON_ARRAY},
+	{"check", KEY_REMOUNT, JSON_TRUE},
 };
 
 const char *control_reason(int err, char buf[96])
@@ -218,8 +223,11 @@ static const struct command *request_check(json_t *obj, char why[PROTO_WHY_LEN])
 			return NULL;
 		}
 	}
-	if (command->kind == KIND_MOVE || command->kind == KIND_CANCEL) {
-		key = command->kind == KIND_MOVE ? "paths" : "job";
+	if (command->kind == KIND_MOVE || command->kind == KIND_CANCEL ||
+	    command->kind == KIND_REMOUNT) {
+		key = command->kind == KIND_MOVE     ? "paths"
+		      : command->kind == KIND_CANCEL ? "job"
+						     : "options";
 		if (!json_object_get(obj, key)) {
 			snprintf(why, PROTO_WHY_LEN, "%s: missing", key);
 			return NULL;
@@ -374,6 +382,51 @@ static bool run_paths(struct control_conn *conn, const struct command *command,
 	return true;
 }
 
+static void strings_free(char ***strings)
+{
+	for (char **s = *strings; s && *s; s++)
+		free(*s);
+	free(*strings);
+}
+
+/* The options ("KEY" or "KEY=VALUE") of a request: strings, ended by NULL. */
+static int get_options(const json_t *array, char ***ret)
+{
+	_cleanup_(strings_free) char **options =
+		calloc(json_array_size(array) + 1, sizeof(*options));
+	json_t *value;
+	size_t i;
+
+	if (!options)
+		return -ENOMEM;
+	json_array_foreach(array, i, value)
+	{
+		int err = proto_get_path(value, "option", &options[i]);
+
+		if (err)
+			return err == -ENOMEM ? err : -EINVAL;
+	}
+	*ret = steal_ptr(&options);
+	return 0;
+}
+
+static void do_remount(struct control_conn *conn, const json_t *obj)
+{
+	struct control *control = conn->control;
+	_cleanup_(strings_free) char **options = NULL;
+	_cleanup_free_ char *why = NULL;
+	int err = get_options(json_object_get(obj, "options"), &options);
+
+	if (!err)
+		err = control->remount(
+			control->remount_arg, options,
+			json_is_true(json_object_get(obj, "check")), &why);
+	if (err)
+		conn_end(conn, "failed", why ? why : strerror(-err));
+	else
+		conn_end(conn, "done", "");
+}
+
 static json_t *one(json_t *value)
 {
 	json_t *array = value ? json_array() : NULL;
@@ -410,6 +463,8 @@ bool control_request(struct control_conn *conn, const char *line, size_t len)
 	else if (conn->peer.uid != 0 &&
 		 conn->peer.uid != conn->control->self.uid)
 		conn_end(conn, "denied", "only root may ask for this");
+	else if (command->kind == KIND_REMOUNT)
+		do_remount(conn, obj);
 	else if (command->kind == KIND_STATUS)
 		send_all(conn, one(control_status(conn->control)));
 	else if (command->kind == KIND_QUEUE)

@@ -31,6 +31,9 @@ struct control {
 	/* Written once. */
 	struct tier *tier;
 	const struct tier_parts *parts;
+	int (*remount)(void *arg, char *const *options, bool check,
+		       char **ret_why);
+	void *remount_arg;
 	char *mountpoint;
 	char *path; /* of the socket */
 	ino_t path_ino;

@@ -37,6 +37,7 @@ static void sample(const struct control *control, json_t *family,
 
 static void add_front(const struct control *control, json_t *all)
 {
+	const struct tier_tunables *tune = tier_tunables(control->tier);
 	uint64_t used = 0, avail = 0;
 	json_t *f;
 
@@ -48,10 +49,8 @@ static void add_front(const struct control *control, json_t *all)
 	sample(control, f, "", "kind", "available", avail);
 	f = family(all, "tierfs_front_watermark_ratio", "gauge", "ratio",
 		   "Use of the front at which releasing starts and ends.");
-	sample(control, f, "", "kind", "high",
-	       control->parts->config->high / 100);
-	sample(control, f, "", "kind", "low",
-	       control->parts->config->low / 100);
+	sample(control, f, "", "kind", "high", atomic_load(&tune->high) / 100);
+	sample(control, f, "", "kind", "low", atomic_load(&tune->low) / 100);
 }
 
 static void add_states(const struct control *control, json_t *all)

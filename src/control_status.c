@@ -125,15 +125,18 @@ static json_t *errors_json(void)
 	return ret;
 }
 
-static json_t *front_json(const struct tier_parts *parts)
+static json_t *front_json(struct tier *tier)
 {
+	const struct tier_parts *parts = tier_parts(tier);
+	const struct tier_tunables *tune = tier_tunables(tier);
 	uint64_t used = 0, avail = 0;
 
 	front_usage(parts->front, &used, &avail);
-	return json_pack(
-		"{s:o, s:I, s:I, s:f, s:f}", "path", text(parts->front->path),
-		"bytes", (json_int_t)(used + avail), "used", (json_int_t)used,
-		"high", parts->config->high, "low", parts->config->low);
+	return json_pack("{s:o, s:I, s:I, s:f, s:f}", "path",
+			 text(parts->front->path), "bytes",
+			 (json_int_t)(used + avail), "used", (json_int_t)used,
+			 "high", atomic_load(&tune->high), "low",
+			 atomic_load(&tune->low));
 }
 
 json_t *control_status(struct control *control)
@@ -149,7 +152,7 @@ json_t *control_status(struct control *control)
 	pthread_mutex_unlock(&control->lock);
 	ret = json_pack("{s:o, s:s, s:o, s:o, s:o, s:o, s:b, s:o}", "mount",
 			text(control->mountpoint), "name", parts->config->name,
-			"front", front_json(parts), "states",
+			"front", front_json(control->tier), "states",
 			states_json(control->tier), "targets",
 			targets_json(parts), "queues",
 			queues_json(parts->mover), "passthrough", passthrough,

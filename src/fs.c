@@ -363,6 +363,15 @@ static int loop(struct fs *fs)
 	return err < 0 ? err : 0; /* > 0: the signal that ended it */
 }
 
+int fs_retune(struct fs *fs, const struct config *config)
+{
+	int err = fs_park_timeout(fs, config->recall_timeout_ns);
+
+	if (!err)
+		atomic_store(&fs->no_atime, config->noatime || config->ro);
+	return err;
+}
+
 int fs_serve(struct fs *fs, int (*ready)(void *arg), void *arg, char **ret_why)
 {
 	pthread_t thread;
@@ -370,7 +379,7 @@ int fs_serve(struct fs *fs, int (*ready)(void *arg), void *arg, char **ret_why)
 
 	fs->ready = ready;
 	fs->ready_arg = arg;
-	err = fs_set_recall_timeout(fs, fs->parts.config->recall_timeout_ns);
+	err = fs_retune(fs, fs->parts.config);
 	if (err)
 		return fail(ret_why, err, "starting a thread: %s",
 			    strerror(-err));

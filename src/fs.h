@@ -38,10 +38,10 @@ int fs_mount(const struct fs_parts *parts, struct fs **ret, char **ret_why);
  */
 int fs_serve(struct fs *fs, int (*ready)(void *arg), void *arg, char **ret_why);
 
-/* recall_timeout: who waits for a target longer than ns gets EIO; 0: nobody.
- * From the mount to the end, from any thread; for those too who wait. -EAGAIN:
- * no thread to be had for it, and nothing is changed. */
-int fs_set_recall_timeout(struct fs *fs, uint64_t ns);
+/* Takes what can be changed while mounted (recall_timeout, ro, noatime) from
+ * config. From the mount to the end, from any thread; for those too who wait.
+ * -EAGAIN: no thread to be had for the timeout, and nothing is changed. */
+int fs_retune(struct fs *fs, const struct config *config);
 
 /* Answers what still waits, unmounts if that was not done from outside, and
  * frees. Afterwards nothing calls the tier any more. */

@@ -99,7 +99,7 @@ static void touch_atime(struct fs *fs, struct node *node)
 	_cleanup_close_ int fd = -1;
 	char byte;
 
-	if (fs->parts.config->noatime || fs->parts.config->ro)
+	if (atomic_load(&fs->no_atime))
 		return;
 	fd = node_open(node, O_RDONLY | O_NONBLOCK);
 	if (fd >= 0 && read(fd, &byte, 1) < 0)

@@ -27,6 +27,7 @@ enum fs_pt {
 struct fs {
 	struct fs_parts parts;
 	struct fuse_session *se;
+	_Atomic(bool) no_atime;
 	_Atomic(int) passthrough; /* enum fs_pt */
 	bool session_pt; /* what it was at first: written before requests */
 
@@ -134,6 +135,8 @@ void fs_park_begin(struct fs_park *park);
 enum fs_park_next fs_park_arm(struct fs_park *park);
 enum fs_park_next fs_park_done(struct fs_park *park);
 void fs_park_init(struct fs *fs);
+/* Who waits for a target longer than ns gets EIO; 0: nobody. -EAGAIN. */
+int fs_park_timeout(struct fs *fs, uint64_t ns);
 /* Ends the timer, interrupts all and waits until none is left. */
 void fs_park_end(struct fs *fs);
 

@@ -298,7 +298,7 @@ static void *timer_thread(void *arg)
 	return NULL;
 }
 
-int fs_set_recall_timeout(struct fs *fs, uint64_t ns)
+int fs_park_timeout(struct fs *fs, uint64_t ns)
 {
 	int err = 0;
 

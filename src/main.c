@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,6 +30,7 @@
 #include "control.h"
 #include "fs.h"
 #include "log.h"
+#include "main_remount.h"
 #include "main_stack.h"
 
 #ifndef PR_SET_IO_FLUSHER
@@ -36,7 +38,10 @@
 #endif
 
 struct daemon {
-	const struct config *config;
+	const struct config *config; /* as it was mounted */
+	/* As it was remounted, or NULL; under remount_lock. */
+	struct config *remounted;
+	pthread_mutex_t remount_lock;
 	int ready_fd; /* the pipe to the starter, or -1 */
 	struct stack stack;
 	struct fs *fs;
@@ -73,6 +78,31 @@ static void detach(struct daemon *daemon)
 	daemon->ready_fd = -1;
 }
 
+/* -o remount: all of it, or nothing. */
+static int change(void *arg, char *const *options, bool check, char **ret_why)
+{
+	struct daemon *daemon = arg;
+	struct config *next = NULL;
+	int err;
+
+	pthread_mutex_lock(&daemon->remount_lock);
+	err = config_remount(daemon->remounted ? daemon->remounted
+					       : daemon->config,
+			     options, &next, ret_why);
+	if (!err && !check)
+		err = fs_retune(daemon->fs, next);
+	if (!err && !check) {
+		tier_retune(daemon->stack.tier, next);
+		config_free(daemon->remounted);
+		daemon->remounted = next;
+		log_info("remounted");
+	} else {
+		config_free(next);
+	}
+	pthread_mutex_unlock(&daemon->remount_lock);
+	return err;
+}
+
 /* The mount answers. */
 static int ready(void *arg)
 {
@@ -80,6 +110,8 @@ static int ready(void *arg)
 	struct control_parts parts = {
 		.tier = daemon->stack.tier,
 		.mountpoint = daemon->config->mountpoint,
+		.remount = change,
+		.remount_arg = daemon,
 	};
 	_cleanup_free_ char *why = NULL;
 	char no_passthrough[160];
@@ -188,7 +220,8 @@ static void go_background(struct daemon *daemon)
 
 int main(int argc, char **argv)
 {
-	struct daemon daemon = {.ready_fd = -1};
+	struct daemon daemon = {.ready_fd = -1,
+				.remount_lock = PTHREAD_MUTEX_INITIALIZER};
 	_cleanup_free_ char *why = NULL;
 	struct config *config;
 	int err, status;
@@ -200,6 +233,14 @@ int main(int argc, char **argv)
 		fprintf(stderr, "tierfs: %s\n", why ? why : strerror(-err));
 		return EXIT_FAILURE;
 	}
+	if (config->remount) {
+		err = remount(config, &why);
+		if (err)
+			fprintf(stderr, "tierfs: %s\n",
+				why ? why : strerror(-err));
+		config_free(config);
+		return err ? EXIT_FAILURE : EXIT_SUCCESS;
+	}
 	if (config->debug)
 		log_set_level(LOG_LEVEL_DEBUG);
 	daemon.config = config;
@@ -207,6 +248,7 @@ int main(int argc, char **argv)
 		go_background(&daemon);
 	prepare();
 	status = serve(&daemon);
+	config_free(daemon.remounted);
 	config_free(config);
 	return status;
 }

@@ -40,24 +40,6 @@ static int fail(char **ret_why, int err, const char *what)
 	return err;
 }
 
-/* Undoes mountinfo's \ooo, in place. */
-static void unescape(char *text)
-{
-	char *to = text;
-
-	while (*text) {
-		if (text[0] == '\\' && text[1] >= '0' && text[1] <= '3' &&
-		    text[2] && text[3]) {
-			*to++ = (text[1] - '0') << 6 | (text[2] - '0') << 3 |
-				(text[3] - '0');
-			text += 4;
-		} else {
-			*to++ = *text++;
-		}
-	}
-	*to = '\0';
-}
-
 /* Is front mounted by a daemon, as far as this namespace shows? */
 static bool is_mounted(const char *front)
 {
@@ -78,7 +60,7 @@ static bool is_mounted(const char *front)
 		if (!end)
 			continue;
 		*end = '\0';
-		unescape(source);
+		unescape_octal(source);
 		found = !strcmp(source, front);
 	}
 	fclose(file);

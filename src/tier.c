@@ -509,6 +509,7 @@ int tier_start(const struct tier_parts *parts, struct tier **ret)
 	if (!tier)
 		return -ENOMEM;
 	tier->parts = *parts;
+	tier_retune(tier, parts->config);
 	CDS_INIT_LIST_HEAD(&tier->wake_list);
 	CDS_INIT_LIST_HEAD(&tier->stale);
 	CDS_INIT_LIST_HEAD(&tier->unsettled);

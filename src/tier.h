@@ -19,6 +19,7 @@
  * no lock unless it is said.
  */
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/stat.h>
@@ -45,6 +46,22 @@ struct tier_parts {
 	struct ring *ring;	  /* for the mover's I/O on the front */
 	struct copy_limit *limit; /* of the background's bandwidth */
 };
+
+/* What can be changed while it is in use, each by itself: read without a lock,
+ * whenever needed. parts.config has what they were at first. */
+struct tier_tunables {
+	_Atomic(bool) policy_auto;
+	_Atomic(uint64_t) migrate_age_ns;
+	_Atomic(uint64_t) migrate_size;
+	_Atomic(double) high, low;
+	_Atomic(uint32_t) restore_after;
+	_Atomic(uint32_t) dirty_entries;
+	_Atomic(uint64_t) dirty_bytes;
+	_Atomic(uint64_t) restore_below;
+};
+const struct tier_tunables *tier_tunables(struct tier *tier);
+/* Takes them, and the limit of the background's bandwidth, from config. */
+void tier_retune(struct tier *tier, const struct config *config);
 
 /* Takes nothing over; the parts outlive the tier. -ENOMEM, -EAGAIN. */
 int tier_start(const struct tier_parts *parts, struct tier **ret);

@@ -30,6 +30,7 @@ struct tier_stale {
 
 struct tier {
 	struct tier_parts parts;
+	struct tier_tunables tunables;
 
 	/* Counters by state; dirty: to be put into the journal. */
 	_Atomic(int64_t) files[SPILL_STATES];

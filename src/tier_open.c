@@ -240,7 +240,7 @@ static int open_write(struct tier_file *file, bool truncate)
 
 static int open_read(struct tier_file *file)
 {
-	const struct config *config = file->tier->parts.config;
+	uint32_t limit = atomic_load(&file->tier->tunables.restore_after);
 	struct node *node = file->node;
 	struct tier_src *src;
 
@@ -251,8 +251,7 @@ static int open_read(struct tier_file *file)
 	if (node->reads < UINT16_MAX)
 		node->reads++;
 	/* Restoring it is the daemon's idea: nobody waits, nobody is told. */
-	if (config->restore_after != CONFIG_NEVER &&
-	    node->reads > config->restore_after && !file->move)
+	if (limit != CONFIG_NEVER && node->reads > limit && !file->move)
 		tier_recall(file, MOVER_ASKED);
 	if (!tier_file_src(file, &src))
 		tier_src_prefetch(src);

@@ -22,6 +22,7 @@
 
 #include "cleanup.h"
 #include "tierctl.h"
+#include "util.h"
 
 #ifndef STATX_MNT_ID
 #define STATX_MNT_ID 0x00001000U
@@ -39,25 +40,6 @@ static struct mount *mounts;
 static size_t nmounts;
 
 /* ---- mountinfo ----------------------------------------------------------- */
-
-/* \040 and the like, in place. */
-static void unescape(char *text)
-{
-	char *to = text;
-
-	while (*text) {
-		if (text[0] == '\\' && text[1] >= '0' && text[1] <= '3' &&
-		    text[2] >= '0' && text[2] <= '7' && text[3] >= '0' &&
-		    text[3] <= '7') {
-			*to++ = (text[1] - '0') << 6 | (text[2] - '0') << 3 |
-				(text[3] - '0');
-			text += 4;
-		} else {
-			*to++ = *text++;
-		}
-	}
-	*to = '\0';
-}
 
 static void mounts_free(void)
 {
@@ -85,8 +67,8 @@ static void mounts_read(void)
 		if (sscanf(line, "%llu %*u %31s %ms %ms", &id, m.device,
 			   &m.root, &m.point) == 4) {
 			m.id = id;
-			unescape(m.root);
-			unescape(m.point);
+			unescape_octal(m.root);
+			unescape_octal(m.point);
 			more = reallocarray(mounts, nmounts + 1, sizeof(m));
 			if (more) {
 				mounts = more;

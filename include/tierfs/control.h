@@ -30,6 +30,7 @@
  *   queue                                  root; each job
  *   cancel     job (a number of "queue")   root and who asked for the job
  *   metrics                                root; each family
+ *   remount    options, check              root; nothing but the end
  *
  *   paths      an array of paths, each a string or an object, see below
  *   more       true: lines {"paths": [...], "more": true|false} follow, up to
@@ -40,6 +41,10 @@
  *   wait       false: "end" comes when all is queued; it goes on without the
  *              client. Default true.
  *   progress   true: "progress" answers about twice a second
+ *
+ *   options    what mount -o remount was given, each "KEY" or "KEY=VALUE", or
+ *              {"option": ..., "option_hex": ...} as with paths
+ *   check      true: says whether it would be done, and changes nothing
  *
  *   While a command runs, {"stop": true} cancels what it has asked for; the
  *   answers so far, and the end, still come. Closing the connection cancels

@@ -294,10 +294,104 @@ def test_target_is_full(rig, one):
     wait_for(lambda: len(one.objects()) == 1)
 
 
+def mount_as_helped(*argv):
+    """mount(8), which finds this build as /sbin/mount.fuse.tierfs, in a mount
+    namespace of its own."""
+    script = ('mount -t tmpfs none /usr/sbin && '
+              f'ln -s {binary("tierfs")} /usr/sbin/mount.fuse.tierfs && '
+              'exec mount "$@"')
+    return run("unshare", "--mount", "sh", "-c", script, "sh", *argv,
+               check=False, timeout=60)
+
+
+def remount(tier, options):
+    return mount_as_helped("-o", f"remount,{options}", tier.mnt)
+
+
 def test_remount_option(one):
+    one.mount("restore_after=never", "recall_timeout=5m")
+    content = put(one.mnt / "f", MIB)
+    one.release(one.mnt / "f")
+    for _ in range(3):
+        (one.mnt / "f").read_bytes()
+    done = remount(one, "high=70,low=60,bwlimit=10M,recall_timeout=none")
+    assert done.returncode == 0, done.stderr
+    front = one.mount_status()["front"]
+    assert (front["high"], front["low"]) == (70, 60)
+    assert one.state(one.mnt / "f") == "released"
+    done = remount(one, "restore_after=0")
+    assert done.returncode == 0, done.stderr
+    assert (one.mnt / "f").read_bytes() == content
+    wait_for(lambda: one.state(one.mnt / "f") == "migrated")
+    # The others are as they were.
+    assert one.mount_status()["front"]["high"] == 70
+    assert one.daemon.poll() is None
+
+
+def test_remount_read_only(one):
     one.mount()
     (one.mnt / "f").touch()
-    done = run("mount", "-o", "remount,ro", one.mnt, check=False)
+
+    def shown():
+        return run("findmnt", "-no", "OPTIONS", one.mnt).stdout.split(",")
+    options = shown()
+    with open(one.mnt / "f", "wb"):
+        done = remount(one, "ro,high=50,low=40")
+        assert done.returncode != 0
+        assert "open for writing" in done.stderr, done.stderr
+    assert shown() == options
+    assert one.mount_status()["front"]["high"] == 90
+    done = remount(one, "ro,noatime")
     assert done.returncode == 0, done.stderr
-    with pytest.raises(OSError):
+    assert "ro" in shown()
+    with pytest.raises(OSError) as e:
         (one.mnt / "g").touch()
+    assert e.value.errno == 30  # EROFS
+    done = remount(one, "rw")
+    assert done.returncode == 0, done.stderr
+    assert "rw" in shown()
+    (one.mnt / "g").touch()
+
+
+@pytest.mark.parametrize("option", [
+    "name=other", "spill=/elsewhere", "spill=relative", "passthrough=on",
+    "max_threads=3", "io_uring", "allow_other=off", "config=/etc/fstab",
+    "no_such_option", "bwlimit=fast", "high=10", "max_read=4096",
+    "user_id=1"])
+def test_remount_refused(one, option):
+    """What cannot be changed is named, and nothing is changed."""
+    one.mount()
+    done = remount(one, f"ro,migrate_age=3d,low=55,{option}")
+    assert done.returncode != 0
+    name, _, value = option.partition("=")
+    assert name in done.stderr and value in done.stderr, done.stderr
+    assert one.mount_status()["front"]["low"] == 80
+    (one.mnt / "f").touch()
+
+
+def test_remount_with_what_is_so(one):
+    """fstab's options come along."""
+    one.mount("max_threads=7")
+    done = remount(one, f"_netdev,nofail,spill={one.target},name={one.name},"
+                   f"passthrough={one.passthrough},max_threads=7,low=55")
+    assert done.returncode == 0, done.stderr
+    assert one.mount_status()["front"]["low"] == 55
+
+
+def test_remount_of_nothing(rig, one):
+    done = run(binary("tierfs"), "-o", "remount,low=55", one.front, one.mnt,
+               check=False)
+    assert done.returncode == 1
+    assert str(one.mnt) in done.stderr
+    one.mount()
+    done = run(binary("tierfs"), "-o", "remount,low=55", rig.directory(),
+               one.mnt, check=False)
+    assert done.returncode == 1
+    assert str(one.front) in done.stderr
+    # Nobody but root may.
+    done = run(binary("tierfs"), "-o", "remount,low=55", one.front, one.mnt,
+               check=False, user=65534, group=65534)
+    assert done.returncode == 1
+    assert one.mount_status()["front"]["low"] == 80
+    run(binary("tierfs"), "-o", "remount,low=55", one.front, one.mnt)
+    assert one.mount_status()["front"]["low"] == 55

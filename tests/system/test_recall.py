@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from rig import GIB, MIB, data, digest, put, wait_for
+from rig import GIB, MIB, binary, data, digest, put, run, wait_for
 
 
 @pytest.fixture(name="slow")
@@ -203,7 +203,6 @@ def test_interrupting_tierctl_cancels(slow):
     put(slow.mnt / "f", 64 * MIB)
     disk.throttle(write_bps=4 * MIB)
     try:
-        from rig import binary
         tool = subprocess.Popen([binary("tierctl"), "migrate", slow.mnt / "f"],
                                 stdout=subprocess.DEVNULL,
                                 stderr=subprocess.DEVNULL)
@@ -290,6 +289,28 @@ def test_recall_timeout(slow, call):
     slow.remount("restore_after=0")
     for i, content in before.items():
         assert (top / f"f{i}").read_bytes() == content
+
+
+def test_recall_timeout_is_changed(slow):
+    """It holds for who waits already."""
+    slow.mount("restore_after=never")
+    content = put(slow.mnt / "f", 4 * MIB)
+    slow.release(slow.mnt / "f")
+    slow.rig.disks["slow"].drop_caches()
+    slow.slow(1024)
+
+    def change(value):
+        run(binary("tierfs"), "-o", f"remount,recall_timeout={value}",
+            slow.front, slow.mnt)
+    changer = threading.Timer(2, change, ["3s"])
+    try:
+        changer.start()
+        overdue((slow.mnt / "f").read_bytes, 3)
+        change("none")
+    finally:
+        slow.slow(0)
+        changer.join()
+    assert (slow.mnt / "f").read_bytes() == content
 
 
 def test_recall_timeout_of_a_hung_target(slow):

@@ -210,7 +210,7 @@ static const struct {
 	{"spill=/x/hdd", "a second target of that name; give NAME=DIR"},
 	{"spill=hdd=/y", "a second target of that name; give NAME=DIR"},
 	{"config=", "no file"},
-	{"remount", "unknown option"},
+	{"remount=1", "unknown option"},
 };
 
 static void wrong_options(void **state)
@@ -238,6 +238,84 @@ static void wrong_options(void **state)
 		      -ENOENT,
 		      "option config=@/none: No such file or directory");
 	assert_int_equal(bad_lines, 0);
+}
+
+static void remount_is_taken_apart(void **state)
+{
+	struct config *cfg = parsed("mount.fuse.tierfs @/front @/mnt -n -o "
+				    "rw,remount,name=x,foo=1");
+
+	assert_path(cfg->front, "@/front");
+	assert_path(cfg->mountpoint, "@/mnt");
+	assert_string_equal(cfg->remount[0], "rw");
+	assert_string_equal(cfg->remount[1], "name=x");
+	assert_string_equal(cfg->remount[2], "foo=1");
+	assert_null(cfg->remount[3]);
+	config_free(cfg);
+}
+
+static const struct {
+	const char *option;
+	const char *why; /* NULL: taken */
+} remount_options[] = {
+	{"bwlimit=5M", NULL},
+	{"name=front", NULL},
+	{"name=b", "option name=b: cannot be changed while mounted"},
+	{"max_threads=4", NULL},
+	{"max_threads=5",
+	 "option max_threads=5: cannot be changed while mounted"},
+	{"passthrough=auto", NULL},
+	{"passthrough=off",
+	 "option passthrough=off: cannot be changed while mounted"},
+	{"io_uring", "option io_uring: cannot be changed while mounted"},
+	{"config=/x", "option config=/x: cannot be changed while mounted"},
+	{"config=x", "option config=x: not an absolute path"},
+	{"spill=x", "option spill=x: not an absolute path"},
+	{"spill=/x", "option spill=/x: cannot be changed while mounted"},
+	{"max_read=4096", NULL},
+	{"max_read=409",
+	 "option max_read=409: cannot be changed while mounted"},
+	{"nosuid", NULL},
+	{"default_permissions", NULL},
+	{"high=abc", "option high=abc: not a per cent, 0 to 100"},
+	{"high=60", "options low=80, high=60: low is not below high"},
+	{"foo", "option foo: unknown option"},
+};
+
+static void remount_is_judged(void **state)
+{
+	struct config *cfg = parsed("tierfs @/front @/mnt -o "
+				    "spill=@/hdd,spill=b=@/hdd2,max_threads=4,"
+				    "max_read=4096,sync");
+	char spill[64];
+	char *options[3] = {NULL};
+	struct config *next;
+
+	for (size_t i = 0; i < ARRAY_SIZE(remount_options); i++) {
+		_cleanup_free_ char *why = NULL;
+		int err;
+
+		options[0] = (char *)remount_options[i].option;
+		next = NULL;
+		err = config_remount(cfg, options, &next, &why);
+		assert_int_equal(err, remount_options[i].why ? -EINVAL : 0);
+		if (err)
+			assert_string_equal(why, remount_options[i].why);
+		config_free(next);
+	}
+	/* All targets or none; what was not given is as before. */
+	snprintf(spill, sizeof(spill), "spill=%s/hdd", base);
+	options[0] = spill;
+	assert_int_equal(config_remount(cfg, options, &next, NULL), -EINVAL);
+	options[1] = (char *)"low=1";
+	options[0] = (char *)"bwlimit=7";
+	assert_int_equal(config_remount(cfg, options, &next, NULL), 0);
+	assert_true(next->low == 1 && next->high == 90 && next->bwlimit == 7);
+	assert_true(cfg->low == 80 && cfg->bwlimit == 0);
+	assert_int_equal(next->ntargets, 2);
+	assert_string_equal(next->fuse_opts, cfg->fuse_opts);
+	config_free(next);
+	config_free(cfg);
 }
 
 static void too_many_targets(void **state)
@@ -343,6 +421,8 @@ int main(void)
 		cmocka_unit_test(escapes),
 		cmocka_unit_test(bad_command_lines),
 		cmocka_unit_test(wrong_options),
+		cmocka_unit_test(remount_is_taken_apart),
+		cmocka_unit_test(remount_is_judged),
 		cmocka_unit_test(too_many_targets),
 		cmocka_unit_test(help),
 		cmocka_unit_test(help_and_version_are_asked_for),
