@@ -15,6 +15,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import stat
 import struct
 import subprocess
@@ -321,7 +322,14 @@ class Tier:
             raise AssertionError(
                 f"tierfs ended with {self.daemon.returncode}: {self.tail()}")
         os.statvfs(mnt or self.mnt)
+        # tierctl finds it a moment later.
+        wait_for(lambda: self.daemon.poll() is not None or self.listens(), 60)
         return self
+
+    def listens(self):
+        """Does the daemon answer at its socket?"""
+        with socket.socket(socket.AF_UNIX) as s:
+            return s.connect_ex(f"/run/tierfs/{self.name}.sock") == 0
 
     def refused(self, *options, **kwargs):
         """Mounts what must be refused; returns the message."""
