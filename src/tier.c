@@ -369,7 +369,9 @@ static void *waker_main(void *arg)
 
 			cds_list_del(&wait->link);
 			pthread_mutex_unlock(&tier->wake_lock);
-			wait->resume(wait, wait->err);
+			/* For most, a cancelled move is one to try again. */
+			wait->resume(wait,
+				     wait->err == -ECANCELED ? 0 : wait->err);
 			pthread_mutex_lock(&tier->wake_lock);
 		} else if (monotonic_ns() < next) {
 			struct timespec ts = timespec_from_ns(next);

@@ -219,7 +219,8 @@ int tier_recall(struct tier_file *file, enum mover_prio prio);
 /* The move of a file, set as its file->move. node->lock held. */
 struct tier_move *tier_move_new(struct tier_file *file, enum tier_op op,
 				struct tier_request *req);
-/* Ends the move: lease given back, waiters woken, request answered with what
+/* With -ECANCELED waiters try again: who still needs it begins it again.
+ * Ends the move: lease given back, waiters woken, request answered with what
  * tier_result() said; freed. */
 void tier_move_end(struct tier_move *move, int wake_err);
 __attribute__((format(printf, 3, 4))) void tier_result(struct tier_move *move,

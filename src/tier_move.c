@@ -284,7 +284,6 @@ static void batch_flush(struct batch *b)
 /* A request to restore what is being restored waits like an open does. */
 struct join {
 	struct tier_wait wait;
-	struct tier *tier;
 	struct tier_request *req;
 	uint64_t size;
 };
@@ -292,13 +291,12 @@ struct join {
 static void join_resume(struct tier_wait *wait, int err)
 {
 	struct join *join = container_of(wait, struct join, wait);
-	enum spill_state state;
 
-	if (!err && !tier_state(join->tier, join->req->node, &state) &&
-	    state == SPILL_RELEASED)
-		err = -ECANCELED;
+	err = wait->err;
 	join->req->bytes = err ? 0 : join->size;
-	if (err)
+	if (err == -ECANCELED)
+		answer(join->req, TIER_FAILED, "cancelled");
+	else if (err)
 		answer(join->req, TIER_FAILED, "%s", strerror(-err));
 	else
 		answer(join->req, TIER_DONE, NULL);
@@ -312,7 +310,6 @@ static bool join_recall(struct tier_file *file, struct tier_request *req,
 
 	if (!join)
 		return false;
-	join->tier = file->tier;
 	join->req = req;
 	join->size = file->ea.size;
 	join->wait.resume = join_resume;

@@ -563,10 +563,7 @@ static void end(struct restore *r)
 	tier_done_after_sync(r->tier, r->move->intent);
 	report(r, err);
 	cleanup_close(&r->fd);
-	/* A cancelled one is begun again by whoever still needs it. */
-	if (err == -ECANCELED)
-		err = 0;
-	else if (err && err != -ENOSPC)
+	if (err && err != -ENOSPC && err != -ECANCELED)
 		err = -EIO;
 	tier_move_end(r->move, err);
 }

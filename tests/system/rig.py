@@ -24,7 +24,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 MIB = 1 << 20
 GIB = 1 << 30
 NOBODY = 65534
@@ -471,7 +472,10 @@ class Rig:
         self.dir.chmod(0o755)
         self.disks, self.daemons, self.count = {}, [], 0
         self.env = {**os.environ,
-                    "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0",
+                    "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0:"
+                                    f"suppressions={HERE}/asan.supp",
+                    "LSAN_OPTIONS": f"suppressions={HERE}/lsan.supp:"
+                                    "print_suppressions=0",
                     "UBSAN_OPTIONS": "print_stacktrace=1",
                     "TSAN_OPTIONS": "second_deadlock_stack=1"}
 

@@ -186,7 +186,8 @@ def test_queue_and_cancel(slow):
         assert job["op"] == "migrate"
         assert job["path"] == str(slow.mnt / "f")
         assert job["bytes"] == 64 * MIB
-        assert slow.state(slow.mnt / "f") == "migrating"
+        # Its intent is committed before.
+        assert wait_for(lambda: slow.state(slow.mnt / "f") == "migrating")
         slow.do("--mount", slow.mnt, "cancel", str(job["id"]))
         wait_for(lambda: not slow.do("--mount", slow.mnt, "queue"))
     finally:
