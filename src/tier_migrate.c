@@ -106,16 +106,25 @@ static size_t begin_all(struct tier_move **moves, size_t n, uint8_t target)
 	return kept;
 }
 
-/* The first target that is there; its number, or -EIO. */
-static int choose_target(struct tier *tier)
+/* The first target that is there and has room; without such a one the first
+ * that is there, to fail as a full one does. Its number, or -EIO. */
+static int choose_target(struct tier *tier, uint64_t bytes)
 {
+	int full = -EIO;
+
 	for (unsigned int i = 0; i < tier->parts.ntargets; i++) {
 		struct target *target = tier_target(tier, (uint8_t)i);
+		struct target_usage usage;
 
-		if (target && target_online(target, NULL, 0))
+		if (!target || !target_online(target, NULL, 0))
+			continue;
+		target_usage(target, &usage);
+		if (usage.bytes - usage.used > bytes)
 			return (int)i;
+		if (full < 0)
+			full = (int)i;
 	}
-	return -EIO;
+	return full;
 }
 
 static int journal_all(struct tier *tier, struct tier_move **moves, size_t n)
@@ -329,7 +338,7 @@ void tier_migrate_run(struct mover_job *job, struct tier_move **moves, size_t n,
 		      bool release_after)
 {
 	struct tier *tier = moves[0]->file->tier;
-	int target = choose_target(tier), err;
+	int target = choose_target(tier, job->bytes), err;
 
 	if (atomic_load(&job->ctl.cancelled))
 		target = -ECANCELED;
