@@ -250,7 +250,8 @@ static int change_owner(fuse_req_t req, int fd, const struct stat *attr,
 	return err;
 }
 
-static int change_times(int fd, const struct stat *attr, int to_set)
+static int change_times(struct node *node, int fd, const struct stat *attr,
+			int to_set)
 {
 	struct timespec times[2] = {{.tv_nsec = UTIME_OMIT},
 				    {.tv_nsec = UTIME_OMIT}};
@@ -263,7 +264,10 @@ static int change_times(int fd, const struct stat *attr, int to_set)
 		times[1].tv_nsec = UTIME_NOW;
 	else if (to_set & FUSE_SET_ATTR_MTIME)
 		times[1] = attr->st_mtim;
-	return utimensat(fd, "", times, AT_EMPTY_PATH) < 0 ? -errno : 0;
+	if (utimensat(fd, "", times, AT_EMPTY_PATH) < 0)
+		return -errno;
+	tier_meta_times(node, times);
+	return 0;
 }
 
 int fs_setattr_meta(fuse_req_t req, struct node *node, const struct stat *attr,
@@ -285,7 +289,7 @@ int fs_setattr_meta(fuse_req_t req, struct node *node, const struct stat *attr,
 	if (!err && to_set & (FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID))
 		err = change_owner(req, nfd.fd, attr, to_set);
 	if (!err && to_set & times)
-		err = change_times(nfd.fd, attr, to_set);
+		err = change_times(node, nfd.fd, attr, to_set);
 	tier_meta_end(fs_tier(req), node);
 	return err;
 }

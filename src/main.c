@@ -128,11 +128,11 @@ static int ready(void *arg)
 	if (!parts.passthrough &&
 	    daemon->config->passthrough == PASSTHROUGH_AUTO)
 		log_info("no passthrough: %s", no_passthrough);
+	tell_systemd("READY=1");
+	detach(daemon);
 	if (daemon->config->policy_auto)
 		log_info("policy=auto: this version has no policy yet, files "
 			 "move when tierctl asks");
-	tell_systemd("READY=1");
-	detach(daemon);
 	return 0;
 }
 

@@ -183,6 +183,24 @@ void tier_meta_begin(struct tier *tier, struct node *node)
 	}
 }
 
+static void take_time(struct timespec *to, struct timespec time)
+{
+	if (time.tv_nsec == UTIME_NOW)
+		*to = timespec_from_ns(realtime_ns());
+	else if (time.tv_nsec != UTIME_OMIT)
+		*to = time;
+}
+
+void tier_meta_times(struct node *node, const struct timespec times[2])
+{
+	struct tier_file *file = S_ISREG(node->type) ? node->file : NULL;
+
+	if (!file || !file->filling)
+		return;
+	take_time(&file->fill_atime, times[0]);
+	take_time(&file->fill_mtime, times[1]);
+}
+
 void tier_meta_end(struct tier *tier, struct node *node)
 {
 	struct node *drop = NULL;

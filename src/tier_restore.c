@@ -371,6 +371,7 @@ static int set_filling(struct restore *r)
 {
 	struct tier_file *file = r->move->file;
 	struct spill_ea ea;
+	struct stat st;
 	int ret;
 
 	pthread_mutex_lock(&r->node->lock);
@@ -378,11 +379,13 @@ static int set_filling(struct restore *r)
 	if (r->move->cancelled || ea.state != SPILL_RELEASED)
 		ret = -ECANCELED;
 	else
+		ret = tier_stat_node(r->node, &st);
+	if (!ret)
 		ret = tier_ea_set(file, &ea, true);
 	if (!ret) {
 		file->filling = true;
-		file->fill_atime = r->st.st_atim;
-		file->fill_mtime = r->st.st_mtim;
+		file->fill_atime = st.st_atim;
+		file->fill_mtime = st.st_mtim;
 	}
 	pthread_mutex_unlock(&r->node->lock);
 	return ret;
