@@ -241,6 +241,13 @@ void tier_release_run(struct mover_job *job, struct tier_move **moves,
 void tier_restore_run(struct mover_job *job, struct tier_move **moves,
 		      size_t n);
 
+/* -- tier_metadata.c ---------------------------------------------------- */
+
+/* Owner, mode, xattrs (ACLs are some), inode flags and times of from, whose
+ * attributes are st, to the new file to; its birth time as an EA if trusted.
+ * -errno: to is to be discarded. */
+int tier_copy_metadata(int from, int to, const struct stat *st, bool trusted);
+
 /* -- tier_delete.c ------------------------------------------------------ */
 
 /* Takes over what was given: deleted when the front is synced and the target

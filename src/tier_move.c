@@ -284,6 +284,7 @@ static void batch_flush(struct batch *b)
 /* A request to restore what is being restored waits like an open does. */
 struct join {
 	struct tier_wait wait;
+	struct tier *tier;
 	struct tier_request *req;
 	uint64_t size;
 };
@@ -292,9 +293,15 @@ static void join_resume(struct tier_wait *wait, int err)
 {
 	struct join *join = container_of(wait, struct join, wait);
 
+	enum spill_state state;
+
 	err = wait->err;
 	join->req->bytes = err ? 0 : join->size;
-	if (err == -ECANCELED)
+	if (err == -ECANCELED &&
+	    !tier_state(join->tier, join->req->node, &state) &&
+	    state != SPILL_RELEASED)
+		answer(join->req, TIER_ALREADY, NULL); /* was cut off */
+	else if (err == -ECANCELED)
 		answer(join->req, TIER_FAILED, "cancelled");
 	else if (err)
 		answer(join->req, TIER_FAILED, "%s", strerror(-err));
@@ -310,6 +317,7 @@ static bool join_recall(struct tier_file *file, struct tier_request *req,
 
 	if (!join)
 		return false;
+	join->tier = file->tier;
 	join->req = req;
 	join->size = file->ea.size;
 	join->wait.resume = join_resume;

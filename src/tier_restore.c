@@ -35,12 +35,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <linux/fs.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
-#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "cleanup.h"
@@ -108,107 +105,6 @@ static struct intent intent_of(struct restore *r)
 		intent.ino = r->ea.flags & TIERFS_EA_F_INO ? r->ea.ino
 							   : r->st.st_ino;
 	return intent;
-}
-
-/* ---- what a file has beside its data ----------------------------------- */
-
-static int copy_xattr(int from, int to, const char *name)
-{
-	_cleanup_free_ char *value = NULL;
-	ssize_t len;
-
-	len = fgetxattr(from, name, NULL, 0);
-	if (len < 0)
-		return errno == ENODATA ? 0 : -errno;
-	value = malloc((size_t)len + 1);
-	if (!value)
-		return -ENOMEM;
-	len = fgetxattr(from, name, value, (size_t)len);
-	if (len < 0)
-		return -errno;
-	return fsetxattr(to, name, value, (size_t)len, 0) < 0 ? -errno : 0;
-}
-
-/* ACLs are xattrs (system.posix_acl_access), capabilities as well. */
-static int copy_xattrs(int from, int to)
-{
-	_cleanup_free_ char *list = NULL;
-	ssize_t len;
-	int ret;
-
-	len = flistxattr(from, NULL, 0);
-	if (len <= 0)
-		return len < 0 ? -errno : 0;
-	list = malloc((size_t)len);
-	if (!list)
-		return -ENOMEM;
-	len = flistxattr(from, list, (size_t)len);
-	if (len < 0)
-		return -errno;
-	for (char *name = list; name < list + len; name += strlen(name) + 1) {
-		if (!strncmp(name, TIERFS_EA_PREFIX_TRUSTED,
-			     strlen(TIERFS_EA_PREFIX_TRUSTED)) ||
-		    !strncmp(name, TIERFS_EA_PREFIX_USER,
-			     strlen(TIERFS_EA_PREFIX_USER)))
-			continue;
-		ret = copy_xattr(from, to, name);
-		if (ret)
-			return ret;
-	}
-	return 0;
-}
-
-/* Inode flags (nodump, noatime, ...) and the project of quotas. A file system
- * without them has nothing to copy. */
-static int copy_flags(int from, int to)
-{
-	struct fsxattr fx, old;
-
-	if (ioctl(from, FS_IOC_FSGETXATTR, &fx) < 0 ||
-	    ioctl(to, FS_IOC_FSGETXATTR, &old) < 0)
-		return 0;
-	if (fx.fsx_xflags == old.fsx_xflags && fx.fsx_projid == old.fsx_projid)
-		return 0;
-	old.fsx_xflags = fx.fsx_xflags & ~(uint32_t)FS_XFLAG_HASATTR;
-	old.fsx_projid = fx.fsx_projid;
-	return ioctl(to, FS_IOC_FSSETXATTR, &old) < 0 ? -errno : 0;
-}
-
-static int copy_metadata(int from, int to, const struct stat *st)
-{
-	const struct timespec times[2] = {st->st_atim, st->st_mtim};
-	int ret;
-
-	if (fchown(to, st->st_uid, st->st_gid) < 0)
-		return -errno;
-	/* After chown, which clears setuid bits; before the ACL's mask. */
-	if (fchmod(to, st->st_mode & 07777) < 0)
-		return -errno;
-	ret = copy_xattrs(from, to);
-	if (!ret)
-		ret = copy_flags(from, to);
-	if (!ret && futimens(to, times) < 0)
-		ret = -errno;
-	return ret;
-}
-
-/* The birth time is the old inode's too; kept in an EA of its own. */
-static int copy_btime(struct restore *r, int from, int to)
-{
-	const char *name = TIERFS_EA_BTIME_TRUSTED;
-	struct statx stx;
-	uint64_t ns;
-
-	if (!r->tier->parts.front->trusted)
-		return 0;
-	if (fgetxattr(from, name, &ns, sizeof(ns)) != sizeof(ns)) {
-		if (statx(from, "", AT_EMPTY_PATH, STATX_BTIME, &stx) < 0 ||
-		    !(stx.stx_mask & STATX_BTIME))
-			return 0;
-		ns = htole64((uint64_t)stx.stx_btime.tv_sec * NSEC_PER_SEC +
-			     stx.stx_btime.tv_nsec);
-	}
-	return fsetxattr(to, name, &ns, sizeof(ns), 0) < 0 ? -errno : 0;
 }
 
 /* ---- swapping ------------------------------------------------------------ */
@@ -304,9 +200,7 @@ static int swap_locked(struct restore *r, struct node *parent)
 	if (st.st_nlink != 1 || named.st_ino != st.st_ino)
 		return -EAGAIN;
 	ea = restored_ea(&file->ea, &st);
-	ret = copy_metadata(stub, fd, &st);
-	if (!ret)
-		ret = copy_btime(r, stub, fd);
+	ret = tier_copy_metadata(stub, fd, &st, front->trusted);
 	if (!ret)
 		ret = front_ea_set(front, fd, &ea);
 	if (!ret)
@@ -539,7 +433,14 @@ static void report(struct restore *r, int err)
 		return;
 	}
 	if (err == -ECANCELED) {
-		tier_result(r->move, TIER_FAILED, "cancelled");
+		enum spill_state state;
+
+		/* Cut off meanwhile, it is resident all the same. */
+		if (!tier_state(r->tier, r->node, &state) &&
+		    state != SPILL_RELEASED)
+			tier_result(r->move, TIER_ALREADY, NULL);
+		else
+			tier_result(r->move, TIER_FAILED, "cancelled");
 		return;
 	}
 	node_path(r->node, path, sizeof(path));

@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What a file has beside its data, for the inode that takes its place.
+ *
+ * Pure copying from one descriptor to another: the caller holds the locks that
+ * keep the original from changing.
+ */
+#include <endian.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include "cleanup.h"
+#include "tier_impl.h"
+#include "util.h"
+
+static int copy_xattr(int from, int to, const char *name)
+{
+	_cleanup_free_ char *value = NULL;
+	ssize_t len;
+
+	len = fgetxattr(from, name, NULL, 0);
+	if (len < 0)
+		return errno == ENODATA ? 0 : -errno;
+	value = malloc((size_t)len + 1);
+	if (!value)
+		return -ENOMEM;
+	len = fgetxattr(from, name, value, (size_t)len);
+	if (len < 0)
+		return -errno;
+	return fsetxattr(to, name, value, (size_t)len, 0) < 0 ? -errno : 0;
+}
+
+/* ACLs are xattrs (system.posix_acl_access), capabilities as well. */
+static int copy_xattrs(int from, int to)
+{
+	_cleanup_free_ char *list = NULL;
+	ssize_t len;
+	int ret;
+
+	len = flistxattr(from, NULL, 0);
+	if (len <= 0)
+		return len < 0 ? -errno : 0;
+	list = malloc((size_t)len);
+	if (!list)
+		return -ENOMEM;
+	len = flistxattr(from, list, (size_t)len);
+	if (len < 0)
+		return -errno;
+	for (char *name = list; name < list + len; name += strlen(name) + 1) {
+		if (!strncmp(name, TIERFS_EA_PREFIX_TRUSTED,
+			     strlen(TIERFS_EA_PREFIX_TRUSTED)) ||
+		    !strncmp(name, TIERFS_EA_PREFIX_USER,
+			     strlen(TIERFS_EA_PREFIX_USER)))
+			continue;
+		ret = copy_xattr(from, to, name);
+		if (ret)
+			return ret;
+	}
+	return 0;
+}
+
+/* Inode flags (nodump, noatime, ...) and the project of quotas. A file system
+ * without them has nothing to copy. */
+static int copy_flags(int from, int to)
+{
+	struct fsxattr fx, old;
+
+	if (ioctl(from, FS_IOC_FSGETXATTR, &fx) < 0 ||
+	    ioctl(to, FS_IOC_FSGETXATTR, &old) < 0)
+		return 0;
+	if (fx.fsx_xflags == old.fsx_xflags && fx.fsx_projid == old.fsx_projid)
+		return 0;
+	old.fsx_xflags = fx.fsx_xflags & ~(uint32_t)FS_XFLAG_HASATTR;
+	old.fsx_projid = fx.fsx_projid;
+	return ioctl(to, FS_IOC_FSSETXATTR, &old) < 0 ? -errno : 0;
+}
+
+/* The birth time is the old inode's too; kept in an EA of its own. */
+static int copy_btime(int from, int to)
+{
+	const char *name = TIERFS_EA_BTIME_TRUSTED;
+	struct statx stx;
+	uint64_t ns;
+
+	if (fgetxattr(from, name, &ns, sizeof(ns)) != sizeof(ns)) {
+		if (statx(from, "", AT_EMPTY_PATH, STATX_BTIME, &stx) < 0 ||
+		    !(stx.stx_mask & STATX_BTIME))
+			return 0;
+		ns = htole64((uint64_t)stx.stx_btime.tv_sec * NSEC_PER_SEC +
+			     stx.stx_btime.tv_nsec);
+	}
+	return fsetxattr(to, name, &ns, sizeof(ns), 0) < 0 ? -errno : 0;
+}
+
+int tier_copy_metadata(int from, int to, const struct stat *st, bool trusted)
+{
+	const struct timespec times[2] = {st->st_atim, st->st_mtim};
+	int ret;
+
+	if (fchown(to, st->st_uid, st->st_gid) < 0)
+		return -errno;
+	/* After chown, which clears setuid bits; before the ACL's mask. */
+	if (fchmod(to, st->st_mode & 07777) < 0)
+		return -errno;
+	ret = copy_xattrs(from, to);
+	if (!ret)
+		ret = copy_flags(from, to);
+	if (!ret && trusted)
+		ret = copy_btime(from, to);
+	if (!ret && futimens(to, times) < 0)
+		ret = -errno;
+	return ret;
+}
