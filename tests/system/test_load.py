@@ -52,6 +52,12 @@ class Churn:
         self.over.set()
         self.thread.join()
 
+    def wait_for_moves(self, seconds=10):
+        """Until something was moved since now, or seconds are over."""
+        before, until = self.done, time.monotonic() + seconds
+        while self.done == before and time.monotonic() < until:
+            time.sleep(0.05)
+
     def check(self):
         assert not self.failed, "\n".join(self.failed[:20])
         assert self.done > 0, "nothing was ever moved"
