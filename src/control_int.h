@@ -16,9 +16,9 @@
 #define CONTROL_CONNS	   64	 /* at once; commands that go on included */
 #define CONTROL_CONNS_USER 8	 /* of one user who is not root */
 #define CONTROL_CONNS_REST 48	 /* of all who are not root */
-#define CONTROL_INFLIGHT   1024	 /* requests of a command at the tier */
+#define CONTROL_INFLIGHT   8192	 /* requests of a command at the tier */
 #define CONTROL_ORPHANS	   16384 /* the same, of commands that did not wait */
-#define CONTROL_BATCH	   128	 /* requests in one tier_submit() */
+#define CONTROL_BATCH	   2048	 /* requests in one tier_submit() */
 
 struct peer {
 	uid_t uid;

@@ -22,6 +22,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "cleanup.h"
@@ -502,6 +503,15 @@ int tier_sync(struct tier *tier)
 
 /* ---- life ------------------------------------------------------------- */
 
+static unsigned int batch_files(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+		return 64;
+	return min_t(rlim_t, limit.rlim_cur / 8 + 1, TIER_BATCH_FILES);
+}
+
 int tier_start(const struct tier_parts *parts, struct tier **ret)
 {
 	_cleanup_free_ struct tier *tier = calloc(1, sizeof(*tier));
@@ -511,6 +521,7 @@ int tier_start(const struct tier_parts *parts, struct tier **ret)
 	if (!tier)
 		return -ENOMEM;
 	tier->parts = *parts;
+	tier->batch_files = batch_files();
 	tier_retune(tier, parts->config);
 	CDS_INIT_LIST_HEAD(&tier->wake_list);
 	CDS_INIT_LIST_HEAD(&tier->stale);

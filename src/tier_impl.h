@@ -15,7 +15,7 @@
 #define TIER_BATCH_FILES   512
 /* Restoring has a descriptor open for each. */
 #define TIER_RESTORE_FILES 64
-#define TIER_BATCH_BYTES   (64u << 20)
+#define TIER_BATCH_BYTES   (256u << 20)
 
 /* What is to be deleted on a target once the front is synced. */
 struct tier_stale {
@@ -45,6 +45,7 @@ struct tier {
 	bool stopping;
 
 	_Atomic(int64_t) bad_ea_told; /* monotonic ns */
+	unsigned int batch_files; /* what the limit of descriptors allows */
 	unsigned int ticks;	      /* the waker's alone */
 	_Atomic(bool) probing;	      /* a job looks after the targets */
 

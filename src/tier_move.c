@@ -468,13 +468,13 @@ void tier_submit(struct tier *tier, enum tier_op op, enum mover_prio prio,
 		.op = op,
 		.prio = prio,
 		.max = op == TIER_RESTORE ? TIER_RESTORE_FILES
-					  : TIER_BATCH_FILES,
+					  : tier->batch_files,
 	};
 	struct batch released = {
 		.tier = tier,
 		.op = TIER_RELEASE,
 		.prio = prio,
-		.max = TIER_BATCH_FILES,
+		.max = tier->batch_files,
 	};
 
 	if (op == TIER_RESTORE && n > 1)
