@@ -21,6 +21,7 @@ class Churn:
     def __init__(self, tier, top=None):
         self.tier, self.top = tier, top or tier.mnt
         self.over, self.done, self.failed = threading.Event(), 0, []
+        self.last = "no command ended"
         self.thread = threading.Thread(target=self.loop)
 
     def loop(self):
@@ -34,6 +35,7 @@ class Churn:
             except subprocess.TimeoutExpired as e:
                 self.failed.append(str(e))
                 return
+            self.last = str(answer)[:2000]
             if answer.status not in (0, 1):
                 self.failed.append(str(answer)[:2000])
                 return
@@ -60,7 +62,7 @@ class Churn:
 
     def check(self):
         assert not self.failed, "\n".join(self.failed[:20])
-        assert self.done > 0, "nothing was ever moved"
+        assert self.done > 0, f"nothing was ever moved: {self.last}"
 
 
 def fio(directory, *args, seconds):
