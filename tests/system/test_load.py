@@ -54,7 +54,7 @@ class Churn:
         self.over.set()
         self.thread.join()
 
-    def wait_for_moves(self, seconds=10):
+    def wait_for_moves(self, seconds=60):
         """Until something was moved since now, or seconds are over."""
         before, until = self.done, time.monotonic() + seconds
         while self.done == before and time.monotonic() < until:
