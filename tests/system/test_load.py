@@ -99,6 +99,9 @@ def test_fio_verify(tier, workload, long):
     with Churn(tier) as churn:
         for _ in range(rounds):
             fio(top, f"--name={workload}", *args, seconds=60)
+            # While nobody has them open the files can be moved: the next
+            # round begins on what is elsewhere.
+            churn.wait_for_moves()
     churn.check()
     tier.remount()
     tier.release(tier.mnt)
