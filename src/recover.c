@@ -150,27 +150,10 @@ static void delete_object(struct tier *tier, const struct to_recover *all,
 						  .intent = intent->id});
 }
 
-static int recover_create(struct tier *tier, const struct to_recover *all,
-			  const struct intent *intent, struct found *f)
-{
-	int ret;
-
-	if (f->fd >= 0 && names(f, intent)) {
-		if (f->ea.state == SPILL_RELEASED ||
-		    f->ea.state == SPILL_DIRTY) {
-			tier_done_after_sync(tier, intent->id);
-			return 0;
-		}
-		ret = drop_copies(tier, f);
-		if (ret)
-			return ret;
-	}
-	delete_object(tier, all, intent);
-	return 0;
-}
-
-static int recover_write(struct tier *tier, const struct to_recover *all,
-			 const struct intent *intent, struct found *f)
+/* CREATE and WRITE: a copy that is not to be trusted, unless it is all there
+ * is. */
+static int recover_copy(struct tier *tier, const struct to_recover *all,
+			const struct intent *intent, struct found *f)
 {
 	int ret;
 
@@ -247,9 +230,8 @@ static int recover_one(struct tier *tier, const struct to_recover *all,
 		return ret;
 	switch (intent->kind) {
 	case INTENT_CREATE:
-		return recover_create(tier, all, intent, &f);
 	case INTENT_WRITE:
-		return recover_write(tier, all, intent, &f);
+		return recover_copy(tier, all, intent, &f);
 	case INTENT_RELEASE:
 		ret = cut_off(tier, intent, &f);
 		break;
