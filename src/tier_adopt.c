@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <dirent.h>
+#include <search.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -30,8 +31,7 @@ struct adopt {
 	int64_t start; /* realtime, ns */
 	struct tier_counts counts;
 	struct cds_list_head dirs; /* of adopt_dir: still to be read */
-	uint64_t *linked;	   /* inodes with several names, seen once */
-	size_t n_linked, cap_linked;
+	void *linked; /* tsearch(3): inodes with several names, seen once */
 };
 
 struct adopt_dir {
@@ -55,22 +55,27 @@ static int push_dir(struct adopt *a, int dirfd, const char *name)
 	return 0;
 }
 
+static int compare_ino(const void *a, const void *b)
+{
+	const uint64_t *x = a, *y = b;
+
+	return (*x > *y) - (*x < *y);
+}
+
 static bool seen_link(struct adopt *a, uint64_t ino)
 {
-	for (size_t i = 0; i < a->n_linked; i++)
-		if (a->linked[i] == ino)
-			return true;
-	if (a->n_linked == a->cap_linked) {
-		size_t cap = a->cap_linked ? 2 * a->cap_linked : 64;
-		uint64_t *grown = reallocarray(a->linked, cap, sizeof(*grown));
+	uint64_t *key = malloc(sizeof(*key));
+	uint64_t *const *found;
 
-		if (!grown)
-			return false;
-		a->linked = grown;
-		a->cap_linked = cap;
-	}
-	a->linked[a->n_linked++] = ino;
-	return false;
+	/* Without memory it is counted once for each name. */
+	if (!key)
+		return false;
+	*key = ino;
+	found = tsearch(key, &a->linked, compare_ino);
+	if (found && *found == key)
+		return false;
+	free(key);
+	return found != NULL;
 }
 
 static void count_file(struct adopt *a, int dirfd, const char *name,
@@ -179,7 +184,7 @@ static void adopt_free(struct mover_job *job)
 {
 	struct adopt *a = container_of(job, struct adopt, job);
 
-	free(a->linked);
+	tdestroy(a->linked, free);
 	free(a);
 }
 
