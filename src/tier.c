@@ -141,14 +141,18 @@ int tier_file_lock(struct tier *tier, struct node *node, struct tier_file **ret)
 	return err;
 }
 
-void tier_file_unlock(struct tier_file *file)
+void tier_node_unlock(struct node *node)
 {
-	struct node *node = file->node;
-	struct node *drop = tier_file_idle(file);
+	struct node *drop = node->file ? tier_file_idle(node->file) : NULL;
 
 	pthread_mutex_unlock(&node->lock);
 	if (drop)
 		node_unref(drop);
+}
+
+void tier_file_unlock(struct tier_file *file)
+{
+	tier_node_unlock(file->node);
 }
 
 /* ---- the EA ----------------------------------------------------------- */
@@ -235,7 +239,6 @@ bool tier_wait_cancel(struct node *node, struct tier_wait *wait)
 {
 	struct tier_file *file;
 	struct tier_wait *pos;
-	struct node *drop = NULL;
 	bool found = false;
 
 	pthread_mutex_lock(&node->lock);
@@ -248,11 +251,8 @@ bool tier_wait_cancel(struct node *node, struct tier_wait *wait)
 			found = true;
 			break;
 		}
-		drop = tier_file_idle(file);
 	}
-	pthread_mutex_unlock(&node->lock);
-	if (drop)
-		node_unref(drop);
+	tier_node_unlock(node);
 	return found;
 }
 

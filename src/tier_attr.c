@@ -105,16 +105,11 @@ static int getattr_locked(struct tier *tier, struct node *node,
 static int getattr_special(struct tier *tier, struct node *node,
 			   struct stat *ret, bool *ret_volatile)
 {
-	struct node *drop = NULL;
 	int err;
 
 	pthread_mutex_lock(&node->lock);
 	err = getattr_locked(tier, node, ret, ret_volatile);
-	if (node->file)
-		drop = tier_file_idle(node->file);
-	pthread_mutex_unlock(&node->lock);
-	if (drop)
-		node_unref(drop);
+	tier_node_unlock(node);
 	return err;
 }
 
@@ -203,8 +198,6 @@ void tier_meta_times(struct node *node, const struct timespec times[2])
 
 void tier_meta_end(struct tier *tier, struct node *node)
 {
-	struct node *drop = NULL;
-
 	if (!S_ISREG(node->type))
 		return;
 	/* What is filled in goes on changing the inode's. */
@@ -213,11 +206,7 @@ void tier_meta_end(struct tier *tier, struct node *node)
 
 		tier_ea_set(node->file, &ea, true);
 	}
-	if (node->file)
-		drop = tier_file_idle(node->file);
-	pthread_mutex_unlock(&node->lock);
-	if (drop)
-		node_unref(drop);
+	tier_node_unlock(node);
 }
 
 /* ---- what can be asked ------------------------------------------------ */

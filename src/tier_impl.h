@@ -156,6 +156,8 @@ struct node *tier_file_idle(struct tier_file *file);
 int tier_file_lock(struct tier *tier, struct node *node,
 		   struct tier_file **ret);
 void tier_file_unlock(struct tier_file *file);
+/* The same for a node that may have no file. */
+void tier_node_unlock(struct node *node);
 
 /* Parks wait on the file; wakes all with err. node->lock held. */
 void tier_park(struct tier_file *file, struct tier_wait *wait);

@@ -153,17 +153,6 @@ static int unlink_node(struct tier *tier, int dirfd, const char *name,
 	return 0;
 }
 
-static void unlock_node(struct node *node)
-{
-	struct node *drop = NULL;
-
-	if (node->file)
-		drop = tier_file_idle(node->file);
-	pthread_mutex_unlock(&node->lock);
-	if (drop)
-		node_unref(drop);
-}
-
 int tier_unlink(struct tier *tier, struct node *parent, const char *name)
 {
 	_cleanup_node_fd_ struct node_fd dir = NODE_FD_NONE;
@@ -178,7 +167,7 @@ int tier_unlink(struct tier *tier, struct node *parent, const char *name)
 	if (!ret && node && S_ISREG(node->type)) {
 		pthread_mutex_lock(&node->lock);
 		ret = unlink_node(tier, dir.fd, name, parent, node);
-		unlock_node(node);
+		tier_node_unlock(node);
 	} else if (!ret) {
 		struct stat st;
 
@@ -247,7 +236,7 @@ static int rename_locked(struct rename *r)
 	    !(r->flags & RENAME_EXCHANGE)) {
 		pthread_mutex_lock(&victim->lock);
 		ret = rename_over(r);
-		unlock_node(victim);
+		tier_node_unlock(victim);
 		return ret;
 	}
 	/* A file that nobody knows has no EA either. */
