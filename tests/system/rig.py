@@ -6,6 +6,7 @@ and undone by it: Rig.close() unmounts, detaches and removes only what this
 process made, and ends only daemons that it started.
 """
 
+import contextlib
 import ctypes
 import fcntl
 import hashlib
@@ -20,6 +21,7 @@ import stat
 import struct
 import subprocess
 import tempfile
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +39,7 @@ BLKIO = Path("/sys/fs/cgroup/blkio")
 # EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN, without a flush of the journal.
 IOC_SHUTDOWN = 0x8004587D
 NOLOGFLUSH = 2
+FIFREEZE, FITHAW = 0xC0045877, 0xC0045878
 
 
 def build_dir():
@@ -229,6 +232,29 @@ class Disk:
         fd = os.open(self.path, os.O_RDONLY)
         libc.syncfs(fd)
         os.close(fd)
+
+    @contextlib.contextmanager
+    def frozen(self, seconds=60):
+        """Nothing is written to the disk meanwhile, not even by its own file
+        system; who wants to write is stuck. Reading goes on. After seconds
+        it ends by itself, and fails: nothing else frees who is stuck."""
+        fd = os.open(self.path, os.O_RDONLY)
+
+        def thaw():
+            with contextlib.suppress(OSError):
+                fcntl.ioctl(fd, FITHAW, 0)
+
+        timer = threading.Timer(seconds, thaw)
+        fcntl.ioctl(fd, FIFREEZE, 0)
+        timer.start()
+        try:
+            yield
+            assert timer.is_alive(), f"something was stuck for {seconds} s"
+        finally:
+            timer.cancel()
+            timer.join()
+            thaw()
+            os.close(fd)
 
     def power_cut(self):
         """What isn't durable is lost, as when the power fails."""
