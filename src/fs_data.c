@@ -197,7 +197,7 @@ void fs_write_buf(fuse_req_t req, fuse_ino_t ino, struct fuse_bufvec *in,
 		fs_reply_err(req, err);
 		return;
 	}
-	fs_become_writer(req, !fi->kill_suidgid);
+	fs_become_writer(req, !fi->kill_suidgid, data.fd);
 	out.buf[0].flags = FUSE_BUF_IS_FD | FUSE_BUF_FD_SEEK;
 	out.buf[0].fd = data.fd;
 	out.buf[0].pos = off;
@@ -250,7 +250,7 @@ void fs_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off,
 	int err = tier_data_get(fs_tier(req), fs_node(req, ino), true, &data);
 
 	if (!err) {
-		fs_become_writer(req, fuse_req_ctx(req)->uid == 0);
+		fs_become_writer(req, fuse_req_ctx(req)->uid == 0, data.fd);
 		if (fallocate(data.fd, mode, off, len) < 0)
 			err = -errno;
 		tier_data_put(&data);
@@ -278,7 +278,7 @@ void fs_copy_file_range(fuse_req_t req, fuse_ino_t ino_in, off_t off_in,
 		fs_reply_err(req, err);
 		return;
 	}
-	fs_become_writer(req, fuse_req_ctx(req)->uid == 0);
+	fs_become_writer(req, fuse_req_ctx(req)->uid == 0, out.fd);
 	done = copy_file_range(in.fd, &off_in, out.fd, &off_out,
 			       min_t(size_t, len, COPY_MAX), flags);
 	err = done < 0 ? -errno : 0;

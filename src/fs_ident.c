@@ -17,7 +17,9 @@
  * Not kept: CAP_SYS_RESOURCE, with which the front would let everybody use
  * root's reserved blocks and exceed quotas; and CAP_FSETID while data is
  * written for somebody who does not have it, so that the front itself clears
- * setuid and setgid bits, as it would for the client.
+ * setuid and setgid bits, as it would for the client. Of a setgid file that its
+ * group may not execute the bit stays for the group's members: such a writer
+ * takes over the file's group.
  *
  * All of it is per thread and cached: for the same client again, nothing is
  * done. Without privileges nothing can be, and the daemon acts as its user.
@@ -29,6 +31,7 @@
 #include <linux/securebits.h>
 #include <sched.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -111,11 +114,31 @@ void fs_become(fuse_req_t req)
 	}
 }
 
-void fs_become_writer(fuse_req_t req, bool keep_priv)
+bool fs_in_group(fuse_req_t req, gid_t gid)
+{
+	gid_t list[256];
+	int n;
+
+	if (fuse_req_ctx(req)->gid == gid)
+		return true;
+	n = fuse_req_getgroups(req, ARRAY_SIZE(list), list);
+	for (int i = 0; i < n && i < (int)ARRAY_SIZE(list); i++)
+		if (list[i] == gid)
+			return true;
+	return false;
+}
+
+void fs_become_writer(fuse_req_t req, bool keep_priv, int fd)
 {
 	const struct fuse_ctx *ctx = fuse_req_ctx(req);
+	gid_t gid = ctx->gid;
+	struct stat st;
 
-	become(ctx->uid, ctx->gid, keep_priv);
+	if (!keep_priv && fstat(fd, &st) == 0 &&
+	    (st.st_mode & (S_ISGID | S_IXGRP)) == S_ISGID &&
+	    fs_in_group(req, st.st_gid))
+		gid = st.st_gid;
+	become(ctx->uid, gid, keep_priv);
 }
 
 void fs_become_root(void)

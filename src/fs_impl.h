@@ -97,9 +97,11 @@ void fs_passthrough_lost(struct fs *fs, const char *what, int err);
 
 /* To create as the client: fsuid, fsgid, umask. */
 void fs_become(fuse_req_t req);
-/* To write as the client: its uid, for reserved blocks and quotas; keep_priv:
- * setuid and setgid bits survive. */
-void fs_become_writer(fuse_req_t req, bool keep_priv);
+/* To write to fd as the client: its uid, for reserved blocks and quotas;
+ * keep_priv: setuid and setgid bits survive. */
+void fs_become_writer(fuse_req_t req, bool keep_priv, int fd);
+/* Is the client in it, by its supplementary groups too? */
+bool fs_in_group(fuse_req_t req, gid_t gid);
 /* To change attributes that the kernel has checked. */
 void fs_become_root(void);
 

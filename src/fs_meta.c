@@ -208,20 +208,6 @@ static int change_mode(int fd, mode_t mode)
 	return chmod(proc_fd_path(fd, proc), mode) < 0 ? -errno : 0;
 }
 
-static bool in_group(fuse_req_t req, gid_t gid)
-{
-	gid_t list[256];
-	int n;
-
-	if (fuse_req_ctx(req)->gid == gid)
-		return true;
-	n = fuse_req_getgroups(req, ARRAY_SIZE(list), list);
-	for (int i = 0; i < n && i < (int)ARRAY_SIZE(list); i++)
-		if (list[i] == gid)
-			return true;
-	return false;
-}
-
 /* The setgid bit of a file that its group may not execute goes when the client
  * is not in that group: which the front cannot know. */
 static int drop_sgid(fuse_req_t req, int fd)
@@ -233,7 +219,7 @@ static int drop_sgid(fuse_req_t req, int fd)
 	if (fstat(fd, &st) < 0)
 		return -errno;
 	if (!S_ISREG(st.st_mode) || !(st.st_mode & S_ISGID) ||
-	    st.st_mode & S_IXGRP || in_group(req, st.st_gid))
+	    st.st_mode & S_IXGRP || fs_in_group(req, st.st_gid))
 		return 0;
 	return change_mode(fd, st.st_mode & 07777 & ~S_ISGID);
 }
@@ -305,7 +291,9 @@ void fs_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
 		return;
 	}
 	/* Nothing asked for: chown(-1, -1), or a write that passes through and
-	 * clears setuid. What the former does on the front is right for both. */
+	 * clears setuid. What the former does on the front is right for both,
+	 * but where root writes to a setuid file that has capabilities: the
+	 * bit goes with them, for the two requests are the same. */
 	if (!(to_set & ~(FUSE_SET_ATTR_KILL_SUID | FUSE_SET_ATTR_KILL_SGID |
 			 FUSE_SET_ATTR_CTIME))) {
 		attr->st_uid = (uid_t)-1;

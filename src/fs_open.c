@@ -8,10 +8,12 @@
  * opened, under node->lock, and kept until the last is released; the id is
  * registered outside of the lock, and given back if another thread was first.
  *
- * passthrough  the file is resident. The kernel reads and writes it with our
- *              credentials, so the id is registered without CAP_FSETID: a write
- *              clears setuid and setgid bits. That it would for root, too; so a
- *              file that has such bits, opened for writing, is served by us.
+ * passthrough  the file is resident. The kernel reads and writes it with the
+ *              credentials that the id is registered with. Those have
+ *              CAP_FSETID: before each write the kernel looks at the mode that
+ *              it knows of our file and at the writer, and has us clear setuid
+ *              and setgid bits (fs_setattr()) if the writer may not keep them;
+ *              the front must not clear them a second time, for root may.
  * cached       otherwise: page cache, mmap and readahead as usual. Where the
  *              session has passthrough, what is cached may have been changed
  *              past the page cache since, and is dropped at the open.
@@ -138,7 +140,7 @@ static int cut(fuse_req_t req, struct node *node, off_t size, bool kill_priv)
 
 	if (err)
 		return err;
-	fs_become_writer(req, !kill_priv);
+	fs_become_writer(req, !kill_priv, data.fd);
 	if (ftruncate(data.fd, size) < 0)
 		err = -errno;
 	tier_data_put(&data);
@@ -148,20 +150,17 @@ static int cut(fuse_req_t req, struct node *node, off_t size, bool kill_priv)
 /* ---- handles ---------------------------------------------------------------- */
 
 /* May not be written whoever asks: our privileges must not help. */
-static int check_writable(int fd, int flags, bool *ret_priv)
+static int check_writable(int fd, int flags)
 {
 	struct statx stx;
 
-	*ret_priv = false;
-	if (statx(fd, "", AT_EMPTY_PATH, STATX_TYPE | STATX_MODE, &stx) < 0)
+	if (statx(fd, "", AT_EMPTY_PATH, STATX_TYPE, &stx) < 0)
 		return -errno;
 	if (stx.stx_attributes & STATX_ATTR_IMMUTABLE)
 		return -EPERM;
 	if (stx.stx_attributes & STATX_ATTR_APPEND &&
 	    (!(flags & O_APPEND) || flags & O_TRUNC))
 		return -EPERM;
-	*ret_priv = stx.stx_mode & S_ISUID ||
-		    (stx.stx_mode & (S_ISGID | S_IXGRP)) == (S_ISGID | S_IXGRP);
 	return 0;
 }
 
@@ -174,7 +173,7 @@ static int register_backing(fuse_req_t req, struct node *node)
 
 	if (tier_data_get(fs->parts.tier, node, false, &data) < 0)
 		return 0;
-	fs_become_writer(req, false);
+	fs_become_writer(req, true, data.fd);
 	errno = 0;
 	id = fuse_passthrough_open(req, data.fd);
 	if (id <= 0) {
@@ -190,7 +189,7 @@ static int register_backing(fuse_req_t req, struct node *node)
 }
 
 /* Counts a handle and fills in what the kernel is told of it. */
-static void handle_add(struct fs_use *use, bool may_pass)
+static void handle_add(struct fs_use *use)
 {
 	fuse_req_t req = use->park.req;
 	struct fs *fs = use->park.fs;
@@ -203,8 +202,7 @@ static void handle_add(struct fs_use *use, bool may_pass)
 
 	pthread_mutex_lock(&node->lock);
 	handles = tier_handles(node);
-	first = handles->count == 0 && session && may_pass &&
-		tier_resident(node);
+	first = handles->count == 0 && session && tier_resident(node);
 	pthread_mutex_unlock(&node->lock);
 	if (first)
 		id = register_backing(req, node);
@@ -248,19 +246,16 @@ static void handle_drop(fuse_req_t req, struct fs *fs, struct node *node,
 	tier_close(fs->parts.tier, node, flags);
 }
 
-static int open_check(struct fs_use *use, bool *ret_may_pass)
+static int open_check(struct fs_use *use)
 {
 	_cleanup_node_fd_ struct node_fd nfd = NODE_FD_NONE;
-	bool priv = false;
 	int err;
 
-	*ret_may_pass = true;
 	if (!for_writing(use->flags) || use->is_create)
 		return 0;
 	err = node_fd_get(use->node, &nfd);
 	if (!err)
-		err = check_writable(nfd.fd, use->flags, &priv);
-	*ret_may_pass = !priv;
+		err = check_writable(nfd.fd, use->flags);
 	return err;
 }
 
@@ -270,14 +265,14 @@ static void open_finish(struct fs_use *use, int err)
 	struct fs *fs = use->park.fs;
 	struct node *node = use->node;
 	struct fuse_entry_param entry;
-	bool opened = !err, counted = false, may_pass;
+	bool opened = !err, counted = false;
 
 	if (!err)
-		err = open_check(use, &may_pass);
+		err = open_check(use);
 	if (!err && use->flags & O_TRUNC)
 		err = cut(req, node, 0, use->fi.kill_suidgid);
 	if (!err) {
-		handle_add(use, may_pass);
+		handle_add(use);
 		counted = true;
 		if (use->is_create)
 			err = fs_entry(req, node, NULL, &entry);
@@ -392,11 +387,10 @@ static int truncate_do(struct fs_use *use)
 
 	if (!use->has_handle) {
 		_cleanup_node_fd_ struct node_fd nfd = NODE_FD_NONE;
-		bool priv;
 
 		err = node_fd_get(use->node, &nfd);
 		if (!err)
-			err = check_writable(nfd.fd, O_TRUNC, &priv);
+			err = check_writable(nfd.fd, O_TRUNC);
 	}
 	if (!err)
 		err = cut(req, use->node, use->attr.st_size,

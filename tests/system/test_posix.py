@@ -157,6 +157,36 @@ def test_setuid_cleared_by_write(tier, bare):
     assert modes(tier.mnt, tier.bring) == modes(bare, lambda *_: None)
 
 
+def test_setuid_set_while_open(tier, bare):
+    """The bits that a writer may not keep go, though the file had none when it
+    was opened; root keeps them, and a group's member setgid without x."""
+    writes = {
+        "write": lambda fd: os.write(fd, b"x"),
+        "truncate": lambda fd: os.ftruncate(fd, 5),
+        "fallocate": lambda fd: os.posix_fallocate(fd, 0, 200000),
+        "copy": lambda fd: os.copy_file_range(fd, fd, 100, 0, 50000),
+    }
+    who = {"root": (0, 0), "owner": (1234, 1234), "other": (NOBODY, NOBODY),
+           "member": (NOBODY, NOBODY, [1234])}
+
+    def modes(top):
+        got = {}
+        for name, user in who.items():
+            for how, write in writes.items():
+                for mode in (0o4777, 0o2777, 0o2767):
+                    path = top / f"{name}-{how}-{mode:o}"
+                    put(path, 100000)
+                    os.chown(path, 1234, 1234)
+                    fd = os.open(path, os.O_RDWR)
+                    os.write(fd, b"x")
+                    path.chmod(mode)
+                    assert as_user(lambda w=write, f=fd: w(f), *user) == 0
+                    os.close(fd)
+                    got[path.name] = oct(path.stat().st_mode)
+        return got
+    assert modes(tier.mnt) == modes(bare)
+
+
 def test_sticky_directory(tier):
     top = tier.mnt / "tmp"
     top.mkdir()
