@@ -47,6 +47,33 @@
  *   24..31 inode number on the front
  *   32..   path below the mount, without a NUL: only in objects of at least
  *          TIERFS_ORIGIN_PATH_MIN bytes, where a block for it does not count
+ *
+ * The log of a DIRTY file (TIERFS_LOG_*), little-endian: the data of its stub.
+ *   0..7   magic "TIERFSLG"
+ *   8..11  version (TIERFS_LOG_VERSION)
+ *   12..15 CRC-32C of these 64 bytes with 0 here
+ *   16..23 oid of the object that it lies over
+ *   24     target number of that
+ *   25..31 0
+ *   32..39 size of the object in bytes
+ *   40..47 blocks of 512 bytes that were shown before
+ *   48..63 0
+ * then entries without gaps, each of
+ *   0..3   magic (TIERFS_LOG_ENTRY)
+ *   4..7   CRC-32C of the other 44 bytes of this header, going on from the CRC
+ *          of the entry before (of the log's header, for the first)
+ *   8..11  CRC-32C of the data
+ *   12     kind (TIERFS_LOG_*)
+ *   13..15 0
+ *   16..23 sequence number: 1, 2, ...
+ *   24..31 offset in the file; of a TRUNCATE: the size
+ *   32..39 length in bytes; of a TRUNCATE: 0
+ *   40..47 0
+ *   48..   of a WRITE: as many bytes of data, at most TIERFS_LOG_DATA_MAX
+ * Entries are only ever appended, and the chain of CRCs begins with the oid: so
+ * whatever lies behind the last entry that was written whole, older bytes of
+ * this or of another log included, is no entry. Later versions keep magic,
+ * version and CRC of the log's header, and its length, as they are.
  */
 
 #define TIERFS_META_DIR	      ".tierfs"
@@ -80,6 +107,17 @@
 #define TIERFS_ORIGIN_VERSION	 1
 #define TIERFS_ORIGIN_HEAD	 32
 #define TIERFS_ORIGIN_PATH_MIN	 (1 << 20)
+
+#define TIERFS_LOG_MAGIC     "TIERFSLG"
+#define TIERFS_LOG_VERSION   1
+#define TIERFS_LOG_HEAD	     64
+#define TIERFS_LOG_ENTRY     0x45474f4c /* "LOGE" */
+#define TIERFS_LOG_ENTRY_LEN 48
+#define TIERFS_LOG_DATA_MAX  (16 << 20)
+#define TIERFS_LOG_WRITE     1
+#define TIERFS_LOG_TRUNCATE  2
+#define TIERFS_LOG_PUNCH     3 /* zeros, the size stays */
+#define TIERFS_LOG_ZERO	     4 /* zeros, a file that ends before grows */
 
 #define TIERFS_TARGETS_MAX 16
 #define TIERFS_NAME_MAX	   64
