@@ -14,6 +14,13 @@
  * that may not read trusted.* would take every stub for an empty file, and the
  * next write to it for all there is.
  *
+ * All descriptors are opened in a mount of our own where that may be made: a
+ * copy of the front's, in no namespace. The kernel opens a backing file again
+ * in the mount of the registered descriptor, so this is where "noatime" is said
+ * for what passes through. And what is mounted below the front, or over it,
+ * later is not seen there. The directory as it was given stays open, so that its
+ * file system cannot be unmounted behind our back.
+ *
  * .tierfs belongs to the daemon and nobody else writes in it, or what it holds
  * is not believed: who can write in the front's root could have made it.
  */
@@ -25,6 +32,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/vfs.h>
@@ -44,16 +52,58 @@ static void front_closep(struct front **front)
 	front_close(*front);
 }
 
+static uint64_t atime_attr(unsigned long flags)
+{
+	if (flags & ST_NOATIME)
+		return MOUNT_ATTR_NOATIME;
+	return flags & ST_RELATIME ? MOUNT_ATTR_RELATIME
+				   : MOUNT_ATTR_STRICTATIME;
+}
+
+/* Opens root_fd, in a mount of our own if there can be one. */
+static int make_mount(struct front *front)
+{
+	struct mount_attr attr = {.propagation = MS_PRIVATE};
+	int at = front->given_fd;
+
+	front->mount_fd =
+		open_tree(front->given_fd, "",
+			  AT_EMPTY_PATH | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+	if (front->mount_fd >= 0 &&
+	    mount_setattr(front->mount_fd, "", AT_EMPTY_PATH, &attr,
+			  sizeof(attr)) < 0)
+		cleanup_close(&front->mount_fd);
+	if (front->mount_fd >= 0)
+		at = front->mount_fd;
+	front->root_fd = openat(at, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return front->root_fd < 0 ? -errno : 0;
+}
+
+int front_set_noatime(struct front *front, bool noatime)
+{
+	struct mount_attr attr = {
+		.attr_clr = MOUNT_ATTR__ATIME,
+		.attr_set = noatime ? MOUNT_ATTR_NOATIME : front->atime_attr,
+	};
+
+	if (front->mount_fd < 0)
+		return -EOPNOTSUPP;
+	return mount_setattr(front->mount_fd, "", AT_EMPTY_PATH, &attr,
+			     sizeof(attr)) < 0
+		       ? -errno
+		       : 0;
+}
+
 static int open_root(struct front *front, char **ret_why)
 {
 	struct statvfs vfs;
 	struct statfs fs;
 	struct stat st;
 
-	front->root_fd = open(front->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (front->root_fd < 0 || fstat(front->root_fd, &st) < 0 ||
-	    fstatvfs(front->root_fd, &vfs) < 0 ||
-	    fstatfs(front->root_fd, &fs) < 0)
+	front->given_fd = open(front->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (front->given_fd < 0 || fstat(front->given_fd, &st) < 0 ||
+	    fstatvfs(front->given_fd, &vfs) < 0 ||
+	    fstatfs(front->given_fd, &fs) < 0)
 		return fail_why(ret_why, -errno, "front %s: %s", front->path,
 				strerror(errno));
 	/* Mounted over itself, and asked for again: the lock is below. */
@@ -68,6 +118,10 @@ static int open_root(struct front *front, char **ret_why)
 				"read-only; tierfs must be able to write there",
 				front->path);
 	front->dev = st.st_dev;
+	front->atime_attr = atime_attr(vfs.f_flag);
+	if (make_mount(front))
+		return fail_why(ret_why, -errno, "front %s: %s", front->path,
+				strerror(errno));
 	return 0;
 }
 
@@ -84,7 +138,7 @@ static int open_subdir(int dirfd, const char *name)
 
 static int open_meta(struct front *front, char **ret_why)
 {
-	struct stat st;
+	struct stat st, given;
 	int fd;
 
 	fd = open_subdir(front->root_fd, TIERFS_META_DIR);
@@ -95,7 +149,10 @@ static int open_meta(struct front *front, char **ret_why)
 	if (fstat(fd, &st) < 0)
 		return fail_why(ret_why, -errno, "%s/%s: %s", front->path,
 				TIERFS_META_DIR, strerror(errno));
-	if (st.st_dev != front->dev)
+	/* A mount that ours does not show. */
+	if (fstatat(front->given_fd, TIERFS_META_DIR, &given,
+		    AT_SYMLINK_NOFOLLOW) < 0 ||
+	    given.st_dev != st.st_dev || st.st_dev != front->dev)
 		return fail_why(ret_why, -EXDEV,
 				"%s/%s is on another file system", front->path,
 				TIERFS_META_DIR);
@@ -302,7 +359,8 @@ int front_open(const char *path, const char *name, struct front **ret,
 	front = calloc(1, sizeof(*front));
 	if (!front)
 		return -ENOMEM;
-	front->root_fd = front->meta_fd = front->lock_fd = -1;
+	front->given_fd = front->mount_fd = front->root_fd = -1;
+	front->meta_fd = front->lock_fd = -1;
 	front->staging_fd = front->inodes_fd = front->orphans_fd = -1;
 	front->path = strdup(path);
 	if (!front->path)
@@ -338,6 +396,8 @@ void front_close(struct front *front)
 	cleanup_close(&front->orphans_fd);
 	cleanup_close(&front->meta_fd);
 	cleanup_close(&front->root_fd);
+	cleanup_close(&front->mount_fd);
+	cleanup_close(&front->given_fd);
 	cleanup_close(&front->lock_fd); /* last: the front is free now */
 	free(front->path);
 	free(front);

@@ -36,7 +36,9 @@ struct front {
 	char name[TIERFS_NAME_MAX];
 	char uuid[37];
 	dev_t dev;
-	int root_fd; /* O_RDONLY|O_DIRECTORY */
+	int given_fd; /* the directory as it was given */
+	int mount_fd; /* of a mount of our own, or -1 */
+	int root_fd;  /* O_RDONLY|O_DIRECTORY: in that mount, if there is one */
 	int meta_fd; /* .tierfs */
 	int staging_fd;
 	int inodes_fd;
@@ -46,6 +48,7 @@ struct front {
 	bool by_handle;	      /* else nodes keep O_PATH descriptors */
 	bool trusted;	      /* which EA name is used */
 	const char *ea_spill; /* TIERFS_EA_TRUSTED or _USER */
+	uint64_t atime_attr;  /* MOUNT_ATTR_* of the front's mount */
 	struct front_target targets[TIERFS_TARGETS_MAX];
 	unsigned int ntargets;
 };
@@ -63,6 +66,11 @@ struct front {
 int front_open(const char *path, const char *name, struct front **ret,
 	       char **ret_why);
 void front_close(struct front *front);
+
+/* Whether reading changes access times: whoever reads by a descriptor of the
+ * front, the kernel for passthrough included. Any thread. -EOPNOTSUPP: there is
+ * no mount of our own (no CAP_SYS_ADMIN), nothing changes. */
+int front_set_noatime(struct front *front, bool noatime);
 
 /* Records a target in the format file, durably, under the next number; for the
  * thread that mounts alone. -EINVAL, -EEXIST: name or UUID is known, -ENOSPC:

@@ -367,9 +367,14 @@ int fs_retune(struct fs *fs, const struct config *config)
 {
 	int err = fs_park_timeout(fs, config->recall_timeout_ns);
 
-	if (!err)
-		atomic_store(&fs->no_atime, config->noatime || config->ro);
-	return err;
+	bool noatime = config->noatime || config->ro;
+
+	if (err)
+		return err;
+	atomic_store(&fs->no_atime, noatime);
+	/* Without privileges it is for what is read in place alone. */
+	front_set_noatime(fs->parts.front, noatime);
+	return 0;
 }
 
 int fs_serve(struct fs *fs, int (*ready)(void *arg), void *arg, char **ret_why)

@@ -353,6 +353,30 @@ def test_remount_read_only(one):
     (one.mnt / "g").touch()
 
 
+@pytest.mark.parametrize("passthrough", ["on", "off"])
+def test_noatime(one, passthrough):
+    """Also for what passes through, and when changed while mounted."""
+    one.passthrough = passthrough
+    one.mount("noatime")
+    names = [one.mnt / "f", one.mnt / "d", one.mnt / "l"]
+    names[0].write_bytes(bytes(100000))
+    names[1].mkdir()
+    names[2].symlink_to("f")
+
+    def moved():
+        for path in names:
+            os.utime(path, (1, 1), follow_symlinks=False)
+        names[0].read_bytes()
+        list(names[1].iterdir())
+        names[2].readlink()
+        return [path.lstat().st_atime > 1 for path in names]
+    assert moved() == [False] * 3
+    assert remount(one, "noatime=off").returncode == 0
+    assert moved() == [True] * 3
+    assert remount(one, "noatime").returncode == 0
+    assert moved() == [False] * 3
+
+
 @pytest.mark.parametrize("option", [
     "name=other", "spill=/elsewhere", "spill=relative", "passthrough=on",
     "max_threads=3", "io_uring", "allow_other=off", "config=/etc/fstab",
