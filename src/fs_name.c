@@ -218,8 +218,6 @@ void fs_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t newparent,
 		fs_reply_err(req, err);
 		return;
 	}
-	if (S_ISREG(node->type) && entry.attr.st_nlink == 1)
-		tier_created(fs_tier(req), node); /* was an O_TMPFILE */
 	node_kept(node);
 	if (fuse_reply_entry(req, &entry) < 0)
 		node_forget(node, 1);

@@ -353,11 +353,15 @@ static int make_tmpfile(fuse_req_t req, struct node *parent, mode_t mode,
 	if (pin < 0)
 		return -errno;
 	err = node_from_fd(parent->table, fd, NULL, ret);
-	if (err)
+	if (err) {
 		close(pin);
-	else
-		node_pin(*ret, pin);
-	return err;
+		return err;
+	}
+	node_pin(*ret, pin);
+	pthread_mutex_lock(&(*ret)->lock);
+	node_unlinked(*ret); /* until it is linked */
+	pthread_mutex_unlock(&(*ret)->lock);
+	return 0;
 }
 
 void fs_tmpfile(fuse_req_t req, fuse_ino_t parent, mode_t mode,

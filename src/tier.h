@@ -206,7 +206,8 @@ int tier_rename(struct tier *tier, struct node *parent, const char *name,
 		unsigned int flags);
 int tier_link(struct tier *tier, struct node *node, struct node *newparent,
 	      const char *newname);
-/* A file was made by the mount (create, mknod, tmpfile linked): counted. */
+/* A file was made by the mount (create, mknod): counted. An O_TMPFILE, which is
+ * node_unlinked(), counts from tier_link() on. */
 void tier_created(struct tier *tier, struct node *node);
 
 /* ---- what is asked for --------------------------------------------------- */

@@ -314,6 +314,19 @@ int tier_rename(struct tier *tier, struct node *parent, const char *name,
 	return ret;
 }
 
+/* An O_TMPFILE becomes a file. node->lock held. */
+static void count_linked(struct tier *tier, struct node *node, int fd)
+{
+	struct stat st;
+
+	if (node->file && node->file->nwrite) /* the rest at the last close */
+		tier_count(tier, SPILL_STATES, SPILL_NONE,
+			   (uint64_t)node->file->base_size);
+	else if (!fstat(fd, &st))
+		tier_count(tier, SPILL_STATES, SPILL_NONE,
+			   (uint64_t)st.st_size);
+}
+
 int tier_link(struct tier *tier, struct node *node, struct node *newparent,
 	      const char *newname)
 {
@@ -337,7 +350,9 @@ int tier_link(struct tier *tier, struct node *node, struct node *newparent,
 		ret = -errno;
 	if (!ret && S_ISREG(node->type) && !node->parent) {
 		/* An O_TMPFILE gets its first name, or one is known again. */
-		atomic_fetch_and(&node->flags, ~NODE_UNLINKED);
+		if (atomic_fetch_and(&node->flags, ~NODE_UNLINKED) &
+		    NODE_UNLINKED)
+			count_linked(tier, node, fd.fd);
 		node_renamed(node, newparent, newname);
 	}
 	tier_meta_end(tier, node);

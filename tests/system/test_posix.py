@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from rig import (MIB, NOBODY, RENAME_EXCHANGE, RENAME_NOREPLACE,
-                 RENAME_WHITEOUT, libc, put, renameat2)
+                 RENAME_WHITEOUT, libc, put, renameat2, wait_for)
 
 PJDFSTEST = os.environ.get("PJDFSTEST")
 
@@ -232,20 +232,57 @@ def test_renameat2(tier):
         assert (tier.mnt / f"d-{state}").read_bytes() == one
 
 
+def link_fd(fd, path):
+    at_symlink_follow = 0x400  # os.link() doesn't
+    assert libc.linkat(-100, f"/proc/self/fd/{fd}".encode(), -100,
+                       os.fsencode(path), at_symlink_follow) == 0
+
+
 def test_tmpfile(tier):
     fd = os.open(tier.mnt, os.O_TMPFILE | os.O_RDWR, 0o600)
     try:
         os.write(fd, b"anonymous")
         assert os.fstat(fd).st_nlink == 0
-        at_symlink_follow = 0x400  # os.link() doesn't
-        assert libc.linkat(-100, f"/proc/self/fd/{fd}".encode(), -100,
-                           os.fsencode(tier.mnt / "named"),
-                           at_symlink_follow) == 0
+        link_fd(fd, tier.mnt / "named")
     finally:
         os.close(fd)
     assert (tier.mnt / "named").read_bytes() == b"anonymous"
     tier.release(tier.mnt / "named")
     assert (tier.mnt / "named").read_bytes() == b"anonymous"
+
+
+def test_tmpfile_is_counted_when_linked(one):
+    """Without a name a file is none that status tells of."""
+    one.mount()
+
+    def counted():
+        none = one.mount_status()["states"]["none"]
+        return none["files"], none["bytes"]
+    assert counted() == (0, 0)
+
+    def tmpfile(link, size):
+        fd = os.open(one.mnt, os.O_TMPFILE | os.O_RDWR, 0o600)
+        os.write(fd, bytes(size))
+        if link == "reopened":  # nobody writes any more
+            readable = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY)
+            os.close(fd)
+            fd = readable
+        if link:
+            link_fd(fd, one.mnt / link)
+        if link == "written":
+            os.write(fd, bytes(size))
+        os.close(fd)
+    tmpfile(None, 5000)
+    assert counted() == (0, 0)
+    tmpfile("plain", 1000)
+    wait_for(lambda: counted() == (1, 1000))
+    tmpfile("reopened", 100)
+    wait_for(lambda: counted() == (2, 1100))
+    tmpfile("written", 10)
+    wait_for(lambda: counted() == (3, 1120))
+    for name in ("plain", "reopened", "written"):
+        (one.mnt / name).unlink()
+    wait_for(lambda: counted() == (0, 0))
 
 
 def test_large_directory(tier):
