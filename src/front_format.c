@@ -177,6 +177,23 @@ static int parse_text(struct parser *parser, char *text, size_t len)
 	return 0;
 }
 
+int front_format_parse(struct front *front, char *text, size_t len,
+		       char **ret_why)
+{
+	struct front parsed = {.path = front->path};
+	struct parser parser = {.out = &parsed, .ret_why = ret_why};
+	int err = parse_text(&parser, text, len);
+
+	if (err)
+		return err;
+	memcpy(front->uuid, parsed.uuid, sizeof(front->uuid));
+	memcpy(front->name, parsed.name, sizeof(front->name));
+	memcpy(front->targets, parsed.targets, sizeof(front->targets));
+	front->ntargets = parsed.ntargets;
+	front->trusted = parsed.trusted;
+	return 0;
+}
+
 int front_format_read(struct front *front, char **ret_why)
 {
 	struct front parsed = {.path = front->path};
@@ -201,20 +218,12 @@ int front_format_read(struct front *front, char **ret_why)
 	err = pread_full(fd, text, (size_t)st.st_size, 0);
 	if (err)
 		return bad(&parser, err, "cannot be read: %s", strerror(-err));
-	err = parse_text(&parser, text, (size_t)st.st_size);
-	if (err)
-		return err;
-	memcpy(front->uuid, parsed.uuid, sizeof(front->uuid));
-	memcpy(front->name, parsed.name, sizeof(front->name));
-	memcpy(front->targets, parsed.targets, sizeof(front->targets));
-	front->ntargets = parsed.ntargets;
-	front->trusted = parsed.trusted;
-	return 0;
+	return front_format_parse(front, text, (size_t)st.st_size, ret_why);
 }
 
-int front_format_write(const struct front *front)
+int front_format_text(const struct front *front, char **ret, size_t *ret_len)
 {
-	_cleanup_free_ char *text = NULL;
+	char *text = NULL;
 	size_t len = 0;
 	unsigned int i;
 	FILE *out;
@@ -233,7 +242,23 @@ int front_format_write(const struct front *front)
 		fprintf(out, "target.%u=%s %s\n", i, front->targets[i].name,
 			front->targets[i].uuid);
 	err = ferror(out) ? -ENOMEM : 0;
-	if (fclose(out) != 0 || err)
+	if (fclose(out) != 0 || err) {
+		free(text);
 		return -ENOMEM;
+	}
+	*ret = text;
+	*ret_len = len;
+	return 0;
+}
+
+int front_format_write(const struct front *front)
+{
+	_cleanup_free_ char *text = NULL;
+	size_t len;
+	int err;
+
+	err = front_format_text(front, &text, &len);
+	if (err)
+		return err;
 	return write_file_durably(front->meta_fd, FRONT_FORMAT_FILE, text, len);
 }

@@ -25,7 +25,12 @@ bool front_uuid_valid(const char *text);
  * -ENOENT: there is none; -EBADMSG, -EPROTONOSUPPORT with the line in
  * *ret_why; *front is unchanged on failure. */
 int front_format_read(struct front *front, char **ret_why);
-/* Writes them, durably. */
+/* The same of len bytes of text, which is changed; nothing is read. */
+int front_format_parse(struct front *front, char *text, size_t len,
+		       char **ret_why);
+/* What is written: to be freed. -ENOMEM. */
+int front_format_text(const struct front *front, char **ret, size_t *ret_len);
+/* Writes it, durably. */
 int front_format_write(const struct front *front);
 
 #endif

@@ -38,6 +38,17 @@ static inline void dir_root_putp(struct dir_root **root)
 }
 #define _cleanup_root_ _cleanup_(dir_root_putp)
 
+/* The identity file, byte by byte: three lines in this order, nothing else. A
+ * newer version keeps the first. */
+struct dir_identity {
+	char front[TARGET_UUID_LEN]; /* the front's UUID */
+	char uuid[TARGET_UUID_LEN];  /* the target's own */
+};
+/* 0, -EBADMSG, -EPROTONOSUPPORT: a newer version; *ret untouched then. */
+int dir_identity_parse(const char *text, size_t len, struct dir_identity *ret);
+/* The text to be freed, and its length; -1: no memory. */
+int dir_identity_text(const struct dir_identity *id, char **ret);
+
 /* Looks for the target at its path, target_ops.attach. */
 int dir_attach(struct target *target, char **ret_why);
 /* Compares the identity below rootfd, read from the medium. */

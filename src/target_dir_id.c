@@ -31,12 +31,6 @@
 #define IDENTITY     "identity"
 #define IDENTITY_MAX 4096
 
-struct identity {
-	unsigned int version;
-	char front[TARGET_UUID_LEN];
-	char uuid[TARGET_UUID_LEN];
-};
-
 __attribute__((format(printf, 3, 4))) static int say(char **ret_why, int err,
 						     const char *fmt, ...)
 {
@@ -52,43 +46,71 @@ __attribute__((format(printf, 3, 4))) static int say(char **ret_why, int err,
 	return err;
 }
 
-static bool uuid_valid(const char *s)
+/* KEY=VALUE at *text, which is moved behind it: the value, NULL: not that. */
+static const char *identity_line(const char **text, const char *end,
+				 const char *key, size_t *ret_len)
 {
-	size_t len = strspn(s, "0123456789abcdef-");
+	const char *line = *text, *value = line + strlen(key);
+	const char *nl = memchr(line, '\n', (size_t)(end - line));
 
-	return len == TARGET_UUID_LEN - 1 && s[len] == '\0';
+	if (!nl || nl <= value || memcmp(line, key, strlen(key)) ||
+	    *value != '=')
+		return NULL;
+	*text = nl + 1;
+	*ret_len = (size_t)(nl - value - 1);
+	return value + 1;
 }
 
-/* 0, -EBADMSG, -EPROTONOSUPPORT. Changes text. */
-static int identity_parse(char *text, struct identity *ret)
+static bool identity_uuid(const char **text, const char *end, const char *key,
+			  char ret[TARGET_UUID_LEN])
 {
-	struct identity id = {0};
-	char *line, *save;
+	size_t len = 0;
+	const char *value = identity_line(text, end, key, &len);
 
-	for (line = strtok_r(text, "\n", &save); line;
-	     line = strtok_r(NULL, "\n", &save)) {
-		char *value = strchr(line, '=');
+	if (!value || len != TARGET_UUID_LEN - 1)
+		return false;
+	memcpy(ret, value, len);
+	ret[len] = '\0';
+	return strspn(ret, "0123456789abcdef-") == len;
+}
 
-		if (!value)
+/* 1: a later version than this one, 0: this one, -EBADMSG. */
+static int identity_version(const char **text, const char *end)
+{
+	size_t len = 0;
+	const char *value = identity_line(text, end, "version", &len);
+
+	if (!value || !len || value[0] == '0')
+		return -EBADMSG;
+	for (size_t i = 0; i < len; i++)
+		if (value[i] < '0' || value[i] > '9')
 			return -EBADMSG;
-		*value++ = '\0';
-		if (!strcmp(line, "version"))
-			id.version = strtoul(value, NULL, 10);
-		else if (!strcmp(line, "front") && uuid_valid(value))
-			memcpy(id.front, value, sizeof(id.front));
-		else if (!strcmp(line, "uuid") && uuid_valid(value))
-			memcpy(id.uuid, value, sizeof(id.uuid));
-	}
-	if (id.version > TIERFS_FORMAT_VERSION)
-		return -EPROTONOSUPPORT;
-	if (!id.version || !id.front[0] || !id.uuid[0])
+	return len != 1 || value[0] != '0' + TIERFS_FORMAT_VERSION;
+}
+
+int dir_identity_parse(const char *text, size_t len, struct dir_identity *ret)
+{
+	struct dir_identity id = {0};
+	const char *end = text + len;
+	int newer = identity_version(&text, end);
+
+	if (newer)
+		return newer < 0 ? newer : -EPROTONOSUPPORT;
+	if (!identity_uuid(&text, end, "front", id.front) ||
+	    !identity_uuid(&text, end, "uuid", id.uuid) || text != end)
 		return -EBADMSG;
 	*ret = id;
 	return 0;
 }
 
+int dir_identity_text(const struct dir_identity *id, char **ret)
+{
+	return asprintf(ret, "version=%d\nfront=%s\nuuid=%s\n",
+			TIERFS_FORMAT_VERSION, id->front, id->uuid);
+}
+
 /* medium: not from the page cache. */
-static int identity_read(int rootfd, bool medium, struct identity *ret)
+static int identity_read(int rootfd, bool medium, struct dir_identity *ret)
 {
 	_cleanup_free_ char *buf = NULL;
 	_cleanup_close_ int fd = -1;
@@ -112,13 +134,12 @@ static int identity_read(int rootfd, bool medium, struct identity *ret)
 		return -errno;
 	if (len == IDENTITY_MAX)
 		return -EBADMSG;
-	buf[len] = '\0';
-	return identity_parse(buf, ret);
+	return dir_identity_parse(buf, (size_t)len, ret);
 }
 
 /* Of one that exists: is it this front's, and the one it knows? */
-static int identity_fits(const struct target *target, const struct identity *id,
-			 char **ret_why)
+static int identity_fits(const struct target *target,
+			 const struct dir_identity *id, char **ret_why)
 {
 	if (strcmp(id->front, target->front_uuid) != 0)
 		return say(ret_why, -EEXIST,
@@ -147,7 +168,7 @@ static int identity_unreadable(const struct target *target, int err,
 
 int dir_identity_check(struct target *target, int rootfd, char **ret_why)
 {
-	struct identity id;
+	struct dir_identity id;
 	int ret;
 
 	ret = identity_read(rootfd, true, &id);
@@ -198,10 +219,10 @@ static int new_uuid(char ret[TARGET_UUID_LEN])
 }
 
 static int identity_write(struct target *target, int rootfd,
-			  struct identity *ret_id, char **ret_why)
+			  struct dir_identity *ret_id, char **ret_why)
 {
 	_cleanup_free_ char *text = NULL;
-	struct identity id = {.version = TIERFS_FORMAT_VERSION};
+	struct dir_identity id = {0};
 	int len, ret;
 
 	ret = is_empty(rootfd);
@@ -215,8 +236,7 @@ static int identity_write(struct target *target, int rootfd,
 	if (ret < 0)
 		return ret;
 	memcpy(id.front, target->front_uuid, sizeof(id.front));
-	len = asprintf(&text, "version=%u\nfront=%s\nuuid=%s\n", id.version,
-		       id.front, id.uuid);
+	len = dir_identity_text(&id, &text);
 	if (len < 0)
 		return -ENOMEM;
 	ret = write_file_durably(rootfd, IDENTITY, text, len);
@@ -230,7 +250,7 @@ static int identity_write(struct target *target, int rootfd,
 /* A new target: finds or makes the identity, and makes it durable. */
 static int claim(struct target *target, int dirfd, int rootfd, char **ret_why)
 {
-	struct identity id;
+	struct dir_identity id;
 	int ret;
 
 	ret = identity_read(rootfd, false, &id);

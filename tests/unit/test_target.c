@@ -175,6 +175,15 @@ static void test_new_refused(void **state)
 	refused(dir, FRONT, -ENOTEMPTY, below("fs/identity"));
 	put_file("fs/identity", "version=2\nfront=" FRONT "\nuuid=" OTHER "\n");
 	refused(dir, FRONT, -EPROTONOSUPPORT, "newer");
+	/* Whatever the rest of a newer one is like; numbers do not wrap. */
+	put_file("fs/identity", "version=4294967297\nother");
+	refused(dir, FRONT, -EPROTONOSUPPORT, "newer");
+	put_file("fs/identity",
+		 "version=-1\nfront=" FRONT "\nuuid=" OTHER "\n");
+	refused(dir, FRONT, -ENOTEMPTY, below("fs/identity"));
+	put_file("fs/identity", "version=1\nfront=" FRONT "\nfront=" OTHER
+				"\nuuid=" OTHER "\n");
+	refused(dir, FRONT, -ENOTEMPTY, below("fs/identity"));
 	put_file("fs/identity", "version=1\nfront=" OTHER "\nuuid=" OTHER "\n");
 	refused(dir, FRONT, -EEXIST, below("fs"));
 	/* What an interrupted claim leaves is no obstacle. */
