@@ -188,7 +188,6 @@ static const struct command *request_check(json_t *obj, char why[PROTO_WHY_LEN])
 	const json_t *version = json_object_get(obj, "version");
 	const char *name = json_string_value(json_object_get(obj, "command"));
 	const struct command *command = NULL;
-	_cleanup_free_ char *text = NULL;
 	const char *key;
 	json_t *value;
 

@@ -154,9 +154,11 @@ static char *hex_encode(const char *bytes)
 	size_t len = strlen(bytes);
 	char *ret = malloc(len * 2 + 1);
 
-	for (size_t i = 0; ret && i <= len; i++)
-		snprintf(ret + i * 2, 3, i < len ? "%02x" : "",
-			 (unsigned char)bytes[i]);
+	if (!ret)
+		return NULL;
+	for (size_t i = 0; i < len; i++)
+		sprintf(ret + i * 2, "%02x", (unsigned char)bytes[i]);
+	ret[len * 2] = '\0';
 	return ret;
 }
 

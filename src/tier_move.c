@@ -391,7 +391,7 @@ static void submit_one(struct batch *b, struct batch *released,
 	}
 	if (answer_now(file, b->op, &result, &reason)) {
 		tier_file_unlock(file);
-		answer(req, result, reason);
+		answer(req, result, reason ? "%s" : NULL, reason);
 		return;
 	}
 	if (file->move) {
