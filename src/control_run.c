@@ -341,9 +341,13 @@ void move_pump(struct control_cmd *cmd, int timeout)
 	struct control_conn *conn = cmd->conn;
 	struct pollfd pfd[] = {{.fd = conn->event_fd, .events = POLLIN},
 			       {.fd = conn->fd}};
+	bool stopping = cmd->stopping, waiting = !cmd->paths;
 	eventfd_t value;
 
 	read_lines(cmd);
+	/* What the caller waits for may have been here already. */
+	if (cmd->stopping != stopping || (waiting && cmd->paths))
+		timeout = 0;
 	conn_flush(conn);
 	if (wants_line(cmd))
 		pfd[1].events = POLLIN;
