@@ -104,8 +104,8 @@ int config_read_file(struct config *cfg, const char *path, char **ret_why)
 	if (!in && errno == ENOENT)
 		return -ENOENT;
 	if (!in)
-		return fail_why(ret_why, -errno, "%s: %s", path,
-				strerror(errno));
+		return fail_why(ret_why, -errno, "configuration file %s: %s",
+				path, strerror(errno));
 	reader.in = in;
 	ini_allow_multiline = false; /* an indented line is a line */
 	ini_max_line = LINE_MAX_LEN;
@@ -113,7 +113,8 @@ int config_read_file(struct config *cfg, const char *path, char **ret_why)
 	if (reader.err)
 		return reader.err;
 	if (ferror(in))
-		return fail_why(ret_why, -EIO, "%s: cannot be read", path);
+		return fail_why(ret_why, -EIO,
+				"configuration file %s: cannot be read", path);
 	if (line > 0)
 		return fail_why(ret_why, -EINVAL, "%s:%d: not KEY = VALUE",
 				path, line);
