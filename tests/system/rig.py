@@ -8,6 +8,7 @@ process made, and ends only daemons that it started.
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import hashlib
 import json
@@ -216,7 +217,19 @@ class Disk:
         run("mount", "-t", self.fs, self.loop, self.path)
 
     def umount(self):
+        """Until it is gone: what holds it still, such as another mount
+        namespace, would have the next mount find the same file system, as it
+        was, a dead one dead."""
         run("umount", self.path)
+        wait_for(self.is_free, 60)
+
+    def is_free(self):
+        try:
+            os.close(os.open(self.loop, os.O_RDONLY | os.O_EXCL))
+            return True
+        except OSError as e:
+            assert e.errno == errno.EBUSY, e
+            return False
 
     def remount(self, options):
         run("mount", "-o", f"remount,{options}", self.path)

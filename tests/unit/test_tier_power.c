@@ -18,6 +18,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <mntent.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -154,6 +155,25 @@ static void test_power(void **state)
 	assert_int_equal(rig_remove(), 0);
 }
 
+/* Mounts of our own. Copies of those that the system tests have mounted would
+ * keep these alive when they are unmounted there. */
+static bool leave_mounts(void)
+{
+	struct mntent *entry;
+	FILE *mounts;
+
+	if (unshare(CLONE_NEWNS) < 0 ||
+	    mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+		return false;
+	mounts = setmntent("/proc/self/mounts", "re");
+	while (mounts && (entry = getmntent(mounts)))
+		if (strstr(entry->mnt_dir, "/tierfs-test."))
+			umount2(entry->mnt_dir, MNT_DETACH);
+	if (mounts)
+		endmntent(mounts);
+	return true;
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -165,9 +185,7 @@ int main(void)
 		 .initial_state = (void *)"xfs"},
 	};
 
-	if (!geteuid() &&
-	    (unshare(CLONE_NEWNS) < 0 ||
-	     mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0))
+	if (!geteuid() && !leave_mounts())
 		return 77;
 	crash_init();
 	return cmocka_run_group_tests(tests, NULL, NULL);
