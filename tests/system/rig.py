@@ -65,7 +65,7 @@ def run(*argv, check=True, **kwargs):
     return done
 
 
-def wait_for(what, timeout=30.0, step=0.02):
+def wait_for(what, timeout=60.0, step=0.02):
     """Polls what() until it is true; returns its value, or fails."""
     end = time.monotonic() + timeout
     while True:
@@ -236,9 +236,17 @@ class Disk:
 
     def ios(self):
         """(reads, writes) that the device has done so far."""
-        fields = Path("/sys/block", os.path.basename(self.loop),
-                      "stat").read_text(encoding="ascii").split()
-        return int(fields[0]), int(fields[4])
+        return self.stat(0), self.stat(4)
+
+    def sectors(self):
+        """(read, written): those of ios() that aren't only a flush, as each
+        sync(2) of anybody on the machine sends one to every disk."""
+        return self.stat(2), self.stat(6)
+
+    def stat(self, field):
+        """Of Documentation/block/stat.rst."""
+        return int(Path("/sys/block", os.path.basename(self.loop),
+                        "stat").read_text(encoding="ascii").split()[field])
 
     def settle(self):
         """Everything written back, so that what is counted next is caused."""
