@@ -37,6 +37,7 @@ with open(sys.argv[1], "rb", buffering=0) as f:
 """
 
 
+@pytest.mark.crossed(0)
 @pytest.mark.slow(400)
 def test_two_thousand_files_by_fifty_readers(tier):
     """All come back whole, and meanwhile ls doesn't stall."""
@@ -69,11 +70,13 @@ def test_two_thousand_files_by_fifty_readers(tier):
         thread.start()
     for thread in threads:
         thread.join()
+    took = time.monotonic() - start
     over.set()
     listing.join()
-    print(f"{time.monotonic() - start:.1f} s, ls at most {max(stalls):.2f} s")
+    print(f"{took:.1f} s, ls at most {max(stalls):.2f} s")
     assert not wrong
-    assert max(stalls) < 5 * float(os.environ.get("TIERFS_TEST_PATIENCE", "1"))
+    # However slow the machine is: none waited until all were read.
+    assert max(stalls) < max(5, took / 2)
     wait_for(lambda: {s["state"] for s in tier.do(
         "status", *[top / f"{i:04}" for i in range(0, 2000, 97)])}
         == {"migrated"})
@@ -103,7 +106,8 @@ def test_metadata_does_not_wait(slow):
         assert (slow.mnt / "warm").read_bytes() == warm
         slow.status(slow.mnt / "cold1")
         took = time.monotonic() - start
-        assert took < 3, f"{took:.1f} s"
+        # The readers take two minutes.
+        assert took < 20, f"{took:.1f} s"
         assert any(r.poll() is None for r in readers), "not slow enough"
     finally:
         slow.slow(0)
@@ -124,11 +128,11 @@ def test_waiting_reader_is_interrupted(slow, how):
         assert reader.poll() is None, "not slow enough"
         start = time.monotonic()
         reader.send_signal(how)
-        reader.wait(20)
+        reader.wait(60)
         took = time.monotonic() - start
     finally:
         slow.slow(0)
-    assert took < 5, f"{took:.1f} s"
+    assert took < 20, f"{took:.1f} s, not two minutes"
     assert reader.returncode == -how
     assert digest(slow.mnt / "f")
 
@@ -140,7 +144,7 @@ def test_waiting_writer_is_interrupted(slow, how):
     slow.mount()
     content = put(slow.mnt / "f", 16 * MIB)
     slow.release(slow.mnt / "f")
-    slow.slow(MIB)
+    slow.slow(MIB // 4)
     writer = subprocess.Popen(
         [sys.executable, "-c", "import sys; open(sys.argv[1], 'r+b')",
          slow.mnt / "f"], stderr=subprocess.DEVNULL)
@@ -149,11 +153,11 @@ def test_waiting_writer_is_interrupted(slow, how):
         assert writer.poll() is None, "not slow enough"
         start = time.monotonic()
         writer.send_signal(how)
-        writer.wait(20)
+        writer.wait(60)
         took = time.monotonic() - start
     finally:
         slow.slow(0)
-    assert took < 5, f"{took:.1f} s"
+    assert took < 20, f"{took:.1f} s, not one minute"
     assert (slow.mnt / "f").read_bytes() == content
 
 
@@ -209,7 +213,7 @@ def test_interrupting_tierctl_cancels(slow):
                                 stderr=subprocess.DEVNULL)
         wait_for(lambda: slow.do("--mount", slow.mnt, "queue"))
         tool.send_signal(signal.SIGINT)
-        assert tool.wait(10) != 0
+        assert tool.wait(60) != 0
         wait_for(lambda: not slow.do("--mount", slow.mnt, "queue"))
     finally:
         disk.throttle(write_bps=0)
@@ -220,7 +224,7 @@ def test_open_for_writing_cancels_migration(slow):
     """A writer doesn't wait for the copy to the target."""
     disk = slow.rig.disks["slow"]
     slow.mount()
-    content = put(slow.mnt / "f", 64 * MIB)
+    content = put(slow.mnt / "f", 160 * MIB)
     disk.throttle(write_bps=4 * MIB)
     try:
         slow.do("migrate", "--no-wait", slow.mnt / "f")
@@ -231,7 +235,7 @@ def test_open_for_writing_cancels_migration(slow):
         took = time.monotonic() - start
     finally:
         disk.throttle(write_bps=0)
-    assert took < 3, f"{took:.1f} s"
+    assert took < 15, f"{took:.1f} s, not 40"
     assert (slow.mnt / "f").read_bytes() == b"first" + content[5:]
     assert slow.state(slow.mnt / "f") == "none"
     wait_for(lambda: not slow.objects())
@@ -244,7 +248,8 @@ def overdue(call, seconds=1):
         call()
     took = time.monotonic() - start
     assert e.value.errno == 5, e.value
-    assert seconds * 0.9 < took < seconds + 9, f"{took:.1f} s"
+    # Without it, an hour.
+    assert seconds * 0.9 < took < seconds + 30, f"{took:.1f} s"
 
 
 @pytest.mark.parametrize("call", [
@@ -256,7 +261,7 @@ def test_recall_timeout(slow, call):
     slow.mount("recall_timeout=1s", "restore_after=never")
     top = slow.mnt / "dir"
     top.mkdir()
-    before = {i: put(top / f"f{i}", 4 * MIB, i) for i in range(10)}
+    before = {i: put(top / f"f{i}", MIB, i) for i in range(30)}
     slow.release(top)
     slow.rig.disks["slow"].drop_caches()
     slow.slow(1024)
@@ -271,16 +276,16 @@ def test_recall_timeout(slow, call):
             except OSError as e:
                 failed.append(e.errno)
         threads = [threading.Thread(target=client, args=(i,))
-                   for i in range(10)]
+                   for i in range(30)]
         start = time.monotonic()
         for thread in threads:
             thread.start()
         assert slow.mnt.stat() and os.listdir(slow.mnt) == ["dir"]
         for thread in threads:
-            thread.join(20)
+            thread.join(60)
         took = time.monotonic() - start
-        assert failed == [5] * 10
-        assert took < 9, f"{took:.1f} s"
+        assert failed == [5] * 30
+        assert took < 20, f"{took:.1f} s, not 30, one after the other"
     finally:
         slow.slow(0)
     lines = [line for line in slow.log.read_text().splitlines()

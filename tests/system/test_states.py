@@ -369,6 +369,7 @@ def test_sizes(tier, size):
     assert path.stat().st_size == size
 
 
+@pytest.mark.crossed(0)
 def test_20_gib_sparse(tier):
     path = tier.mnt / "sparse"
     size = 20 << 30
@@ -382,7 +383,7 @@ def test_20_gib_sparse(tier):
     blocks, extents = path.stat().st_blocks, holes(path)
     start = time.monotonic()
     tier.release(path)
-    assert time.monotonic() - start < 30, "holes were copied"
+    assert time.monotonic() - start < 60, "holes were copied"
     for _ in range(2):
         assert path.stat().st_blocks == blocks
         assert holes(path) == extents
@@ -504,6 +505,8 @@ def test_restore_after(cold, count):
     path = cold.mnt / "f"
     content = put(path, MIB)
     cold.release(path)
+    # The kernel keeps it, and so tierfs the count, whoever drops caches.
+    held = os.open(path, os.O_PATH)
     for _ in range(count):
         assert path.read_bytes() == content
         assert cold.state(path) == "released"
@@ -511,6 +514,7 @@ def test_restore_after(cold, count):
     assert path.read_bytes() == content
     wait_for(lambda: cold.state(path) == "migrated")
     assert path.read_bytes() == content
+    os.close(held)
 
 
 def test_never_restored(one):

@@ -70,19 +70,25 @@ static void test_lazy_in_time(void **state)
 	struct env *env = *state;
 	struct journal *j = must_open(env->fd);
 	struct intent intent = sample(1);
-	struct journal_stats stats;
-	int64_t start;
+	int64_t took = INT64_MAX;
 
-	assert_int_equal(journal_add(j, &intent, 1), 0);
-	start = monotonic_ns();
-	journal_done(j, &intent.id, 1);
-	do {
-		usleep(10000);
-		journal_stats(j, &stats);
-	} while (!stats.done && monotonic_ns() - start < 3 * NSEC_PER_SEC);
-	assert_int_equal(stats.done, 1);
-	/* Within a second, and one more for a busy machine. */
-	assert_true(monotonic_ns() - start < 2 * NSEC_PER_SEC);
+	/* Within a second, and some more for the commit: on a busy machine not
+	 * each time. */
+	for (unsigned int i = 1; i <= 5 && took > 3 * NSEC_PER_SEC / 2; i++) {
+		struct journal_stats stats;
+		int64_t start;
+
+		assert_int_equal(journal_add(j, &intent, 1), 0);
+		start = monotonic_ns();
+		journal_done(j, &intent.id, 1);
+		do {
+			usleep(10000);
+			journal_stats(j, &stats);
+			took = monotonic_ns() - start;
+		} while (stats.done < i && took < 30 * NSEC_PER_SEC);
+		assert_int_equal(stats.done, i);
+	}
+	assert_true(took <= 3 * NSEC_PER_SEC / 2);
 	journal_close(j);
 }
 
