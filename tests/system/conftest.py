@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Fixtures. A test that takes `tier` runs once for each front's file system
-with kernel passthrough on and off; $TIERFS_TEST_MODES ("ext4-on,xfs-off")
-limits that. A test that takes longer than its time (mark `slow(seconds)`,
+with kernel passthrough on and off, or twice if it is long (mark `crossed`);
+$TIERFS_TEST_MODES ("ext4-on,xfs-off") limits that. A test that takes longer than its time (mark `slow(seconds)`,
 otherwise 120) has its daemon ended, and fails."""
 
 import os
@@ -11,8 +11,11 @@ import pytest
 
 import rig as rig_module
 
-MODES = [m for m in ("ext4-on", "ext4-off", "xfs-on", "xfs-off")
+ALL_MODES = ("ext4-on", "ext4-off", "xfs-on", "xfs-off")
+MODES = [m for m in ALL_MODES
          if m in os.environ.get("TIERFS_TEST_MODES", m).split(",")]
+# Two modes that have each file system and each way of passing through once.
+CROSSED = (("ext4-on", "xfs-off"), ("ext4-off", "xfs-on"))
 PATIENCE = float(os.environ.get("TIERFS_TEST_PATIENCE", "1"))
 
 _the_rig = None
@@ -21,6 +24,8 @@ _the_rig = None
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow(seconds): may take that long")
     config.addinivalue_line("markers", "long: only with --long")
+    config.addinivalue_line("markers", "crossed(n): in two of the four modes, "
+                            "n says which; with --long in all")
     if os.geteuid() != 0:
         pytest.exit("the system tests mount file systems: run them as root", 1)
 
@@ -31,11 +36,28 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    if not config.getoption("--long"):
-        skip = pytest.mark.skip(reason="only with --long")
-        for item in items:
-            if item.get_closest_marker("long"):
-                item.add_marker(skip)
+    def seconds(item):
+        mark = item.get_closest_marker("slow")
+        return mark.args[0] if mark else 0
+
+    # The longest first: with several at a time (-n) none is left for the end.
+    items.sort(key=seconds, reverse=True)
+    if config.getoption("--long"):
+        return
+    skip = pytest.mark.skip(reason="only with --long")
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(skip)
+    left_out = [item for item in items if not is_crossed(item)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if is_crossed(item)]
+
+
+def is_crossed(item):
+    """Does this item run in its mode?"""
+    mark = item.get_closest_marker("crossed")
+    return (not mark or len(MODES) < len(ALL_MODES) or
+            item.callspec.params["mode"] in CROSSED[mark.args[0] % 2])
 
 
 @pytest.hookimpl(hookwrapper=True)

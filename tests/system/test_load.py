@@ -89,7 +89,9 @@ WORKLOADS = {
 
 
 @pytest.mark.slow(900)
-@pytest.mark.parametrize("workload", WORKLOADS)
+@pytest.mark.parametrize("workload", [
+    pytest.param(name, marks=pytest.mark.crossed(n))
+    for n, name in enumerate(WORKLOADS)])
 def test_fio_verify(tier, workload, long):
     """Each round lays out, writes, and verifies; then once more from cold."""
     args = WORKLOADS[workload]
@@ -199,7 +201,7 @@ def test_small_files(tier, long):
 @pytest.mark.parametrize("churn", [False, True], ids=["alone", "churned"])
 def test_fsx(tier, long, churn):
     """One file under every operation that changes contents."""
-    operations = 1_000_000 if long else 25_000
+    operations = 1_000_000 if long else 10_000
     seed = random.randrange(1 << 31)
     argv = [binary("fsx"), "-q", "-N", str(operations), "-S", str(seed),
             "-l", str(MIB), str(tier.mnt / "fsx")]
