@@ -103,6 +103,11 @@ static void init(void *userdata, struct fuse_conn_info *conn)
 	fuse_unset_feature_flag(conn, FUSE_CAP_READDIRPLUS_AUTO);
 	/* Nothing changes but by us: do not ask before each read. */
 	fuse_unset_feature_flag(conn, FUSE_CAP_AUTO_INVAL_DATA);
+	/* Requests are small but for writes past the passthrough: reading them
+	 * by way of a pipe costs one system call more for each. And seven more
+	 * where the pipe may not be as large as a request (no
+	 * CAP_SYS_RESOURCE), as libfuse then tries again for each. */
+	fuse_unset_feature_flag(conn, FUSE_CAP_SPLICE_READ);
 	fuse_unset_feature_flag(conn, FUSE_CAP_FLOCK_LOCKS);
 	fuse_unset_feature_flag(conn, FUSE_CAP_POSIX_LOCKS);
 

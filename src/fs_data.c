@@ -128,9 +128,10 @@ static void read_in_place(fuse_req_t req, struct node *node, size_t size,
 		fuse_reply_err(req, ENOMEM);
 		return;
 	}
+	tier_read(fs_tier(req), node, &op->read);
+	/* While the target reads; not answered before the request is armed. */
 	if (start == 0)
 		touch_atime(op->park.fs, node);
-	tier_read(fs_tier(req), node, &op->read);
 	inplace_next(op, fs_park_arm(&op->park));
 }
 
