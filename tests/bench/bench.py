@@ -9,6 +9,7 @@ Each number is one line of JSON on stdout; progress goes to stderr.
 import argparse
 import json
 import os
+import signal
 import statistics
 import sys
 import time
@@ -19,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "system"))
 
 from rig import MIB, Rig, drop_caches  # noqa: E402 pylint: disable=C0413
 
-# A hard disk: bytes and I/Os a second.
-HDD_BPS, HDD_IOPS = 100 * MIB, 400
+# A hard disk: bytes and I/Os a second; and I/Os where it seeks for each.
+HDD_BPS, HDD_IOPS, SEEKS = 100 * MIB, 400, 200
 
 
 def arguments(doc, **defaults):
@@ -37,6 +38,8 @@ def arguments(doc, **defaults):
 
 @contextmanager
 def rig():
+    # What ends it (timeout(1)) must not leave mounts and loop devices.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     it = Rig()
     try:
         yield it

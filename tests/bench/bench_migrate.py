@@ -2,15 +2,20 @@
 # SPDX-License-Identifier: MIT
 """Migrating to the throttled target until it is durable: big files against the
 target's write bandwidth; small ones against cp -a with a sync -f for each, and
-against rsync -a with one sync -f at its end."""
+against rsync -a with one sync -f at its end, with the I/Os of each.
+
+    bench_migrate.py                       everything
+    bench_migrate.py --mib=0 --cps=0       only small files to rsync
+"""
 
 import os
 import shutil
 import sys
+from statistics import median
 
-from bench import (HDD_BPS, HDD_IOPS, arguments, cold, compare, drop_caches,
-                   rig, seconds)
-from rig import GIB, MIB, libc, run
+from bench import (HDD_BPS, HDD_IOPS, SEEKS, arguments, cold, compare,
+                   drop_caches, progress, report, rig, seconds)
+from rig import MIB, libc, run, wait_for
 
 
 def syncfs(path):
@@ -83,6 +88,12 @@ def small(r, args):
     tier.mount()
     top = tier.mnt / "small"
     copies = target.path / "copies"
+    ios = {}
+
+    def gone():
+        """What an earlier round migrated is deleted at the target, too."""
+        tier.disk.settle()
+        return not tier.objects()
 
     def prepare():
         target.throttle(write_bps=0, write_iops=0)
@@ -92,30 +103,43 @@ def small(r, args):
         for i in range(args.files):
             (top / f"f{i:05}").write_bytes(os.urandom(16384))
         fresh(copies)
+        wait_for(gone, 120)
         tier.disk.settle()
         target.settle()
         drop_caches()
-        target.throttle(write_bps=HDD_BPS, write_iops=HDD_IOPS)
+        if not target.throttle(write_bps=HDD_BPS, write_iops=args.iops):
+            sys.exit("the blkio cgroup of this machine can't be used")
+
+    def count(how, *what):
+        """Seconds; the I/Os are noted."""
+        prepare()
+        before = target.serviced()
+        took = seconds(how, *what)
+        ios.setdefault(how.__name__, []).append(target.serviced() - before)
+        progress(f"{how.__name__}: {ios[how.__name__][-1]} I/Os")
+        return took
 
     def ours():
-        prepare()
-        return seconds(tier.migrate, top)
+        return count(tier.migrate, top)
 
-    def theirs(how):
-        prepare()
-        return seconds(how, top, copies)
-
-    compare(f"migrate {args.files} of 16 KiB, to cp and sync -f of each",
-            args.runs, ours, lambda: theirs(cp_and_sync_each), 3, unit="s",
-            higher=False)
+    if args.cps:
+        compare(f"migrate {args.files} of 16 KiB, to cp and sync -f of each",
+                args.cps, ours, lambda: count(cp_and_sync_each, top, copies),
+                3, unit="s", higher=False)
+    ios.clear()
     compare(f"migrate {args.files} of 16 KiB, to rsync and one sync -f",
-            args.runs, ours, lambda: theirs(rsync), 1, unit="s", higher=False)
+            args.runs, ours, lambda: count(rsync, top, copies), 1, unit="s",
+            higher=False)
+    mine, rsyncs = (median(ios[name]) for name in ("migrate", "rsync"))
+    report(f"I/Os of {args.files} of 16 KiB, to those of rsync", mine / rsyncs,
+           1, at_most=True, unit="I/Os", ours=mine, theirs=rsyncs)
     target.throttle(write_bps=0, write_iops=0)
     tier.close()
 
 
 def main():
-    args = arguments(__doc__, runs=3, mib=4096, files=5000)
+    args = arguments(__doc__, runs=3, cps=1, mib=4096, files=5000,
+                     iops=SEEKS)
     with rig() as r:
         if args.mib:
             big(r, args)

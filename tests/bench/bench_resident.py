@@ -1,11 +1,24 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-"""fio on resident files, with passthrough, against the bare front."""
+"""fio on a resident file, with passthrough, against the bare front; and against
+libfuse's passthrough_hp, where that is built ($PASSTHROUGH_HP, or examples=true
+for the subproject): what it loses, too, is the kernel's part.
+
+The same file is read and written by all, so that neither its place on the disk
+nor its pages differ. One fio runs all sides in turn, in short slots: what else
+the machine does hits all. What is buffered is in the page cache, and written
+back between the slots.
+"""
 
 import json
+import os
+import shutil
+import statistics
+import subprocess
+from contextlib import contextmanager
 
-from bench import arguments, compare, drop_caches, rig
-from rig import MIB, run
+from bench import arguments, drop_caches, progress, report, rig
+from rig import MIB, build_dir, is_mounted, run, wait_for
 
 JOBS = [(rw, bs, direct) for direct in (0, 1) for bs in ("4k", "1m")
         for rw in ("read", "randread", "write", "randwrite")]
@@ -17,34 +30,109 @@ def goal(rw, bs, direct):
     return 0.95
 
 
-def fio(directory, rw, bs, direct, args):
-    """Bytes a second."""
+def passthrough_hp():
+    """Its path, or None."""
+    for path in (os.environ.get("PASSTHROUGH_HP"),
+                 shutil.which("passthrough_hp"),
+                 *build_dir().glob("subprojects/fuse-*/example/passthrough_hp")):
+        if path and os.access(path, os.X_OK):
+            return path
+    return None
+
+
+@contextmanager
+def mounted_hp(r, source):
+    """Mounts source by passthrough_hp, and yields where; or None."""
+    program = passthrough_hp()
+    if not program:
+        progress("no passthrough_hp to compare with")
+        yield None
+        return
+    top = r.dir / "hp"
+    top.mkdir()
+    with subprocess.Popen([program, "--foreground", source, top],
+                          stdout=subprocess.DEVNULL,
+                          stderr=subprocess.DEVNULL) as daemon:
+        try:
+            wait_for(lambda: is_mounted(top) or daemon.poll() is not None, 30)
+            yield top if is_mounted(top) else None
+        finally:
+            run("umount", top, check=False)
+            try:
+                daemon.wait(10)
+            except subprocess.TimeoutExpired:
+                daemon.kill()
+
+
+def fio(sides, rw, bs, direct, args):
+    """Bytes a second of each slot, and bytes a second of CPU time: for each a
+    list for each side, in step."""
+    argv = ["fio", f"--rw={rw}", f"--bs={bs}", f"--direct={direct}",
+            f"--size={args.mib}m", "--ioengine=psync", "--thread",
+            f"--runtime={args.ms}ms", "--time_based", "--invalidate=0",
+            "--randrepeat=0", "--norandommap", "--fallocate=none",
+            "--output-format=json"]
+    if "write" in rw:
+        argv += ["--exec_prerun=sync"]
+    order = list(sides)
+    for n in range(args.runs):
+        # Who is first changes.
+        for side in order[n % len(order):] + order[:n % len(order)]:
+            argv += [f"--name={side}", f"--filename={sides[side]}",
+                     "--stonewall"]
+    # Where it puts what the command before a job says.
+    done = run(*argv, timeout=600, cwd=args.dir)
+    speeds, by_cpu = {side: [] for side in sides}, {side: [] for side in sides}
+    for job in json.loads(done.stdout[done.stdout.index("{"):])["jobs"]:
+        speed = float(job["write" if "write" in rw else "read"]["bw_bytes"])
+        speeds[job["jobname"]].append(speed)
+        by_cpu[job["jobname"]].append(
+            speed / (job["usr_cpu"] + job["sys_cpu"] + 0.01) * 100)
+    return speeds, by_cpu
+
+
+def ratios(speeds, side, to):
+    return sorted(a / b for a, b in zip(speeds[side], speeds[to]))
+
+
+def measure(sides, rw, bs, direct, args):
+    name = f"{rw} {bs} {'O_DIRECT' if direct else 'buffered'}"
     drop_caches()
-    done = run("fio", "--name=f", f"--directory={directory}", f"--rw={rw}",
-               f"--bs={bs}", f"--direct={direct}", f"--size={args.mib}m",
-               "--ioengine=psync", f"--runtime={args.seconds}", "--time_based",
-               "--invalidate=0", "--randrepeat=0", "--norandommap",
-               "--fallocate=none", "--output-format=json")
-    job = json.loads(done.stdout[done.stdout.index("{"):])["jobs"][0]
-    return float(job["write" if "write" in rw else "read"]["bw_bytes"])
+    if not direct:
+        with open(sides["bare"], "rb") as f:
+            while f.read(MIB):
+                pass
+    speeds, by_cpu = fio(sides, rw, bs, direct, args)
+    ours = ratios(speeds, "tierfs", "bare")
+    more = {side: statistics.median(values) for side, values in speeds.items()}
+    more["by_cpu"] = statistics.median(ratios(by_cpu, "tierfs", "bare"))
+    if "hp" in sides:
+        for what, side, to in (("hp_to_bare", "hp", "bare"),
+                               ("to_hp", "tierfs", "hp")):
+            more[what] = statistics.median(ratios(speeds, side, to))
+            more[what + "_by_cpu"] = statistics.median(
+                ratios(by_cpu, side, to))
+    report(name, statistics.median(ours), goal(rw, bs, direct), runs=args.runs,
+           unit="bytes/s", lower_quartile=ours[len(ours) // 4],
+           upper_quartile=ours[-1 - len(ours) // 4], **more)
 
 
 def main():
-    args = arguments(__doc__, runs=5, seconds=3, mib=256)
+    args = arguments(__doc__, runs=21, ms=500, mib=256, only="")
     with rig() as r:
-        bare = r.directory("ext4")
         tier = r.tier("ext4", "on")
         tier.mount()
-        for top in (bare, tier.mnt):
-            with open(top / "f.0.0", "wb") as f:
-                for _ in range(args.mib):
-                    f.write(bytes(range(256)) * (MIB // 256))
-        for rw, bs, direct in JOBS:
-            compare(f"{rw} {bs} {'O_DIRECT' if direct else 'buffered'}",
-                    args.runs,
-                    lambda: fio(tier.mnt, rw, bs, direct, args),
-                    lambda: fio(bare, rw, bs, direct, args),
-                    goal(rw, bs, direct), unit="bytes/s")
+        args.dir = r.dir
+        with open(tier.mnt / "f", "wb") as f:
+            for _ in range(args.mib):
+                f.write(os.urandom(MIB))
+        with mounted_hp(r, tier.front) as hp:
+            sides = {"bare": tier.front / "f", "tierfs": tier.mnt / "f"}
+            if hp:
+                sides["hp"] = hp / "f"
+            for rw, bs, direct in JOBS:
+                if args.only in f"{rw},{bs},{direct}":
+                    measure(sides, rw, bs, direct, args)
         tier.close()
 
 

@@ -299,6 +299,16 @@ class Disk:
             self.throttled[name] = value
         return True
 
+    def serviced(self):
+        """I/Os so far, as the throttle counts them: before the block layer
+        merges what is adjacent."""
+        rdev = os.stat(self.loop).st_rdev
+        total = f"{os.major(rdev)}:{os.minor(rdev)} Total"
+        text = (BLKIO / "blkio.throttle.io_serviced_recursive").read_text(
+            encoding="ascii")
+        return sum(int(line.rsplit(" ", 1)[1]) for line in text.splitlines()
+                   if line.startswith(total + " "))
+
     def drop_caches(self):
         self.settle()
         drop_caches()
