@@ -73,7 +73,7 @@ def fio(sides, rw, bs, direct, args):
             "--randrepeat=0", "--norandommap", "--fallocate=none",
             "--output-format=json"]
     if "write" in rw:
-        argv += ["--exec_prerun=sync"]
+        argv += [f"--exec_prerun=sync -f {sides['bare']}"]
     order = list(sides)
     for n in range(args.runs):
         # Who is first changes.
