@@ -28,6 +28,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/limits.h>
 #include <linux/magic.h>
 #include <stdio.h>
 #include <string.h>
@@ -45,7 +46,7 @@
 
 #define DIR_FLAGS  (O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
 #define PROBE_FILE "probe"
-#define EA_ROOM	   256 /* a newer version may be longer */
+#define EA_ROOM	   256 /* usually all of it */
 
 static void front_closep(struct front **front)
 {
@@ -479,32 +480,42 @@ bool front_handle_equal(const struct front_handle *a,
 	       !memcmp(a->bytes, b->bytes, a->len);
 }
 
-static int decode_ea(const uint8_t *buf, ssize_t len, struct spill_ea *ret)
+/* name NULL: of fd itself. */
+static ssize_t get_ea(struct front *front, int fd, const char *name, void *buf,
+		      size_t size)
 {
-	if (len == -ERANGE)
-		return -EBADMSG;
+	return name ? getxattr_at(fd, name, front->ea_spill, buf, size)
+		    : getxattr_fd(fd, front->ea_spill, buf, size);
+}
+
+static int decode_ea(struct front *front, int fd, const char *name,
+		     struct spill_ea *ret)
+{
+	_cleanup_free_ uint8_t *all = NULL;
+	uint8_t buf[EA_ROOM], *value = buf;
+	ssize_t len = get_ea(front, fd, name, buf, sizeof(buf));
+
+	/* A newer version's, or none of ours: worth telling apart. */
+	if (len == -ERANGE) {
+		value = all = malloc(XATTR_SIZE_MAX);
+		if (!all)
+			return -ENOMEM;
+		len = get_ea(front, fd, name, all, XATTR_SIZE_MAX);
+	}
 	if (len < 0)
 		return (int)len;
-	return spill_ea_decode(buf, (size_t)len, ret);
+	return spill_ea_decode(value, (size_t)len, ret);
 }
 
 int front_ea_get_at(struct front *front, int dirfd, const char *name,
 		    struct spill_ea *ret)
 {
-	uint8_t buf[EA_ROOM];
-	ssize_t len;
-
-	len = getxattr_at(dirfd, name, front->ea_spill, buf, sizeof(buf));
-	return decode_ea(buf, len, ret);
+	return decode_ea(front, dirfd, name, ret);
 }
 
 int front_ea_get(struct front *front, int fd, struct spill_ea *ret)
 {
-	uint8_t buf[EA_ROOM];
-	ssize_t len;
-
-	len = getxattr_fd(fd, front->ea_spill, buf, sizeof(buf));
-	return decode_ea(buf, len, ret);
+	return decode_ea(front, fd, NULL, ret);
 }
 
 int front_ea_set(struct front *front, int fd, const struct spill_ea *ea)

@@ -22,6 +22,8 @@ int fs_errno(int err)
 	case -ESTALE:
 		return ENOENT;
 	case -EREMOTE:
+	case -EPROTONOSUPPORT: /* the spill EA, or the log */
+	case -EBADMSG:
 		return EIO;
 	default:
 		return -err;

@@ -219,30 +219,44 @@ static int recover_slot(struct tier *tier, const struct intent *intent)
 	return ret;
 }
 
-static int recover_one(struct tier *tier, const struct to_recover *all,
-		       const struct intent *intent)
+static int recover_found(struct tier *tier, const struct to_recover *all,
+			 const struct intent *intent, struct found *f)
 {
-	_cleanup_(found_close) struct found f = {.fd = -1};
-	int ret;
+	int ret = 0;
 
-	ret = find(tier, intent, &f);
-	if (ret)
-		return ret;
 	switch (intent->kind) {
 	case INTENT_CREATE:
 	case INTENT_WRITE:
-		return recover_copy(tier, all, intent, &f);
+		return recover_copy(tier, all, intent, f);
 	case INTENT_RELEASE:
-		ret = cut_off(tier, intent, &f);
+		ret = cut_off(tier, intent, f);
 		break;
 	case INTENT_RESTORE:
 		ret = intent->ino ? recover_slot(tier, intent)
-				  : cut_off(tier, intent, &f);
+				  : cut_off(tier, intent, f);
 		break;
 	}
 	if (!ret)
 		tier_done_after_sync(tier, intent->id);
 	return ret;
+}
+
+/* One file that cannot be mended does not keep the others away: its intent
+ * stays, and is tried at the next mount. */
+static void recover_one(struct tier *tier, const struct to_recover *all,
+			const struct intent *intent)
+{
+	_cleanup_(found_close) struct found f = {.fd = -1};
+	int ret;
+
+	ret = find(tier, intent, &f);
+	if (!ret)
+		ret = recover_found(tier, all, intent, &f);
+	if (ret)
+		log_error("recovering object %016" PRIx64
+			  " of inode %llu of the front: %s",
+			  intent->oid, (unsigned long long)f.st.st_ino,
+			  tier_ea_why(ret));
 }
 
 /* Nothing in staging is worth keeping: it never got a name. */
@@ -281,12 +295,7 @@ int tier_recover(struct tier *tier)
 		return ret;
 	all = (struct to_recover){.intents = intents, .n = n};
 	for (size_t i = 0; i < n; i++) {
-		ret = recover_one(tier, &all, &intents[i]);
-		/* One file that cannot be mended does not keep the others
-		 * away: its intent stays, and is tried at the next mount. */
-		if (ret)
-			log_error("recovering object %016" PRIx64 ": %s",
-				  intents[i].oid, strerror(-ret));
+		recover_one(tier, &all, &intents[i]);
 		fault_point("recover-intent");
 	}
 	if (n)

@@ -49,21 +49,33 @@ struct target *tier_target(struct tier *tier, uint8_t number)
 
 /* ---- files ------------------------------------------------------------ */
 
-/* By its name alone: its path would take the lock that is held. Once a second
- * is enough, for a tree of such files as well. */
-static void report_bad_ea(struct tier *tier, struct node *node, int err)
+const char *tier_ea_why(int err)
 {
+	switch (err) {
+	case -EPROTONOSUPPORT:
+		return "its spill EA is of a newer version of tierfs";
+	case -EBADMSG:
+		return "its spill EA is damaged";
+	default:
+		return strerror(-err);
+	}
+}
+
+/* By name and inode: its path would take the lock that is held. Once a second
+ * is enough, for a tree of such files as well. */
+static void report_bad_ea(struct tier *tier, struct node *node, int fd, int err)
+{
+	struct stat st = {0};
 	int64_t now = monotonic_ns();
 	int64_t last = atomic_load(&tier->bad_ea_told);
 
 	if ((last && now - last < NSEC_PER_SEC) ||
 	    !atomic_compare_exchange_strong(&tier->bad_ea_told, &last, now))
 		return;
-	log_error("%s: spill EA: %s; the file is left alone",
+	(void)fstatat(fd, "", &st, AT_EMPTY_PATH);
+	log_error("%s (inode %llu of the front): %s; the file is left alone",
 		  node->name ? node->name : "(no name)",
-		  err == -EBADMSG	    ? "damaged"
-		  : err == -EPROTONOSUPPORT ? "of a newer version"
-					    : strerror(-err));
+		  (unsigned long long)st.st_ino, tier_ea_why(err));
 }
 
 static int file_load(struct tier *tier, struct tier_file *file)
@@ -86,8 +98,8 @@ static int file_load(struct tier *tier, struct tier_file *file)
 		file->ea.ncopies = 0;
 	}
 	if (ret)
-		report_bad_ea(tier, node, ret);
-	return ret ? -EIO : 0;
+		report_bad_ea(tier, node, fd.fd, ret);
+	return ret;
 }
 
 int tier_file_get(struct tier *tier, struct node *node, struct tier_file **ret)

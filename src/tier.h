@@ -102,8 +102,9 @@ bool tier_wait_cancel(struct node *node, struct tier_wait *wait);
  *               longer needed, and the caller truncates. Until the call the
  *               contents are as before, but for O_TRUNC.
  * -EINPROGRESS  parked
- * -EIO          the spill EA cannot be understood, or the target is offline
- *               and the data is needed to open for writing
+ * -EIO          the target is offline and the data is needed to open for
+ *               writing
+ * -EPROTONOSUPPORT, -EBADMSG  the spill EA cannot be understood
  */
 int tier_open(struct tier *tier, struct node *node, int flags,
 	      struct tier_wait *wait);
@@ -166,7 +167,7 @@ bool tier_resident(struct node *node);
  * The attributes to show: size, blocks, ino, ctime, nlink as if the file had
  * never been tiered. *ret_volatile: must not be cached by the kernel (writers
  * or mappings, DESIGN of the page cache in fs.c). May be NULL.
- * -EIO: the EA cannot be understood.
+ * -EPROTONOSUPPORT, -EBADMSG: the EA cannot be understood.
  */
 int tier_getattr(struct tier *tier, struct node *node, struct stat *ret,
 		 bool *ret_volatile);
@@ -247,7 +248,7 @@ struct tier_request {
 void tier_submit(struct tier *tier, enum tier_op op, enum mover_prio prio,
 		 struct tier_request **reqs, size_t n);
 
-/* Sets or clears the pin of a file or directory. -EIO, -EPERM (immutable). A
+/* Sets or clears the pin of a file or directory. -EPERM (immutable). A
  * released file is not brought back by it: submit TIER_RESTORE. */
 int tier_pin(struct tier *tier, struct node *node, bool pin);
 

@@ -242,11 +242,15 @@ static bool pinned_above(struct tier *tier, struct node *node)
 
 		if (atomic_load(&dir->flags) & NODE_EA) {
 			_cleanup_node_fd_ struct node_fd fd = NODE_FD_NONE;
-			struct spill_ea ea;
+			struct spill_ea ea = {0};
+			int err = node_fd_get(dir, &fd);
 
-			if (!node_fd_get(dir, &fd) &&
-			    !front_ea_get(tier->parts.front, fd.fd, &ea))
-				pinned = ea.flags & TIERFS_EA_F_PINNED;
+			if (!err)
+				err = front_ea_get(tier->parts.front, fd.fd,
+						   &ea);
+			/* What is not understood may say so, too. */
+			pinned = ea.flags & TIERFS_EA_F_PINNED ||
+				 err == -EPROTONOSUPPORT;
 		}
 		pthread_mutex_lock(&dir->lock);
 		up = dir->parent ? node_ref(dir->parent) : NULL;

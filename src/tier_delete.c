@@ -207,8 +207,8 @@ static int recover_orphan(struct tier *tier, const char *name)
 	}
 	ret = front_ea_get_at(tier->parts.front, dirfd, name, &ea);
 	if (ret && ret != -ENODATA) {
-		log_warn(".tierfs/orphans/%s: spill EA: %s; left alone", name,
-			 strerror(-ret));
+		log_warn(".tierfs/orphans/%s: %s; left alone", name,
+			 tier_ea_why(ret));
 		return 0;
 	}
 	tier_stale_file(tier, &ea, 0, strtoull(name, NULL, 10));

@@ -45,7 +45,7 @@ struct tier {
 	bool stopping;
 
 	_Atomic(int64_t) bad_ea_told; /* monotonic ns */
-	unsigned int batch_files; /* what the limit of descriptors allows */
+	unsigned int batch_files;     /* what the limit of descriptors allows */
 	unsigned int ticks;	      /* the waker's alone */
 	_Atomic(bool) probing;	      /* a job looks after the targets */
 
@@ -146,8 +146,11 @@ struct tier_src {
 
 /* -- tier.c: files, waiting, counts ------------------------------------- */
 
-/* The node's file, made and its EA read if need be. node->lock held. -ENOMEM,
- * or -EIO when the EA cannot be understood. */
+/* What an error of reading the spill EA is to people. */
+const char *tier_ea_why(int err);
+
+/* The node's file, made and its EA read if need be. node->lock held. -ENOMEM;
+ * -EPROTONOSUPPORT, -EBADMSG: the EA cannot be understood; and it was logged. */
 int tier_file_get(struct tier *tier, struct node *node, struct tier_file **ret);
 /* Frees the file if nothing needs it. node->lock held. Returns the node when a
  * reference to it is to be dropped after unlocking, else NULL. */

@@ -386,7 +386,7 @@ static void submit_one(struct batch *b, struct batch *released,
 	tier_settle(b->tier, req->node);
 	ret = tier_file_lock(b->tier, req->node, &file);
 	if (ret) {
-		answer(req, TIER_FAILED, "spill EA: %s", strerror(-ret));
+		answer(req, TIER_FAILED, "%s", tier_ea_why(ret));
 		return;
 	}
 	if (answer_now(file, b->op, &result, &reason)) {

@@ -61,14 +61,18 @@ static int name_node(struct tier *tier, struct node *parent, int dirfd,
 	return node_lookup_locked(parent, dirfd, name, NULL, ret);
 }
 
-/* Does the end of this file's last name leave something to delete? */
-static bool leaves_something(struct tier *tier, struct node *node,
-			     struct tier_file **ret)
+/* Does the end of this file's last name leave something to delete? 1, 0, or
+ * -errno: what its EA says is not understood, and the file has to stay. */
+static int leaves_something(struct tier *tier, struct node *node,
+			    struct tier_file **ret)
 {
+	int err;
+
 	if (!(atomic_load(&node->flags) & NODE_EA))
-		return false;
-	if (tier_file_get(tier, node, ret))
-		return false; /* unknown EA: nothing of it may be touched */
+		return 0;
+	err = tier_file_get(tier, node, ret);
+	if (err)
+		return err;
 	return (*ret)->ea.ncopies > 0 || (*ret)->ea.flags & TIERFS_EA_F_INO ||
 	       (*ret)->write_intent;
 }
@@ -132,12 +136,16 @@ static int unlink_node(struct tier *tier, int dirfd, const char *name,
 	struct tier_file *file = NULL;
 	char orphan[ORPHAN_LEN];
 	struct stat st;
-	bool last, leaves;
+	int leaves = 0;
+	bool last;
 
 	if (fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
 		return -errno;
 	last = st.st_nlink == 1;
-	leaves = last && leaves_something(tier, node, &file);
+	if (last)
+		leaves = leaves_something(tier, node, &file);
+	if (leaves < 0)
+		return leaves;
 	if (leaves) {
 		if (renameat(dirfd, name, tier->parts.front->orphans_fd,
 			     orphan_name(st.st_ino, orphan)) < 0)
@@ -200,12 +208,16 @@ static int rename_over(struct rename *r)
 	char orphan[ORPHAN_LEN];
 	int orphans = r->tier->parts.front->orphans_fd;
 	struct stat st;
-	bool last, leaves;
+	int leaves = 0;
+	bool last;
 
 	if (fstatat(r->newfd, r->newname, &st, AT_SYMLINK_NOFOLLOW) < 0)
 		return -errno;
 	last = st.st_nlink == 1;
-	leaves = last && leaves_something(r->tier, r->victim, &file);
+	if (last)
+		leaves = leaves_something(r->tier, r->victim, &file);
+	if (leaves < 0)
+		return leaves;
 	orphan_name(st.st_ino, orphan);
 	if (leaves && linkat(r->newfd, r->newname, orphans, orphan, 0) < 0)
 		return -errno;

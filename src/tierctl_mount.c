@@ -145,24 +145,46 @@ static bool mount_of(const struct daemon *d, const struct mount *m)
 	return !strcmp(d->mount, m->point);
 }
 
+/* The id of the mount that path is on: 0, or -errno. */
+static int mount_id(const char *path, uint64_t *ret)
+{
+	struct statx stx;
+
+	if (statx(AT_FDCWD, path,
+		  AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC,
+		  STATX_MNT_ID, &stx) < 0)
+		return -errno;
+	*ret = stx.stx_mnt_id;
+	return 0;
+}
+
+/* The same of what cannot be looked at: the daemon knows why. */
+static int mount_id_above(const char *path, uint64_t *ret)
+{
+	const char *slash = strrchr(path, '/');
+	_cleanup_free_ char *parent = strndup(path, slash - path + 1);
+
+	return parent ? mount_id(parent, ret) : -ENOMEM;
+}
+
 struct daemon *path_resolve(struct tool *tool, const char *path, char **ret,
 			    const char **ret_why, bool *ret_none)
 {
 	_cleanup_free_ char *abs = path_absolute(path);
 	const struct mount *m;
 	struct daemon *d = NULL;
-	struct statx stx;
-	int len;
+	uint64_t id = 0;
+	int len, err;
 
 	*ret_none = false;
-	if (!abs ||
-	    statx(AT_FDCWD, abs,
-		  AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC,
-		  STATX_MNT_ID, &stx) < 0) {
-		*ret_why = strerror(errno);
+	err = abs ? mount_id(abs, &id) : -errno;
+	if (err == -EIO)
+		err = mount_id_above(abs, &id);
+	if (err) {
+		*ret_why = strerror(-err);
 		return NULL;
 	}
-	m = mount_find(stx.stx_mnt_id);
+	m = mount_find(id);
 	for (unsigned int i = 0; m && i < tool->ndaemons; i++) {
 		if (mount_of(&tool->daemons[i], m))
 			d = &tool->daemons[i];

@@ -236,8 +236,8 @@ def test_spill_ea_is_hidden(tier):
     assert look(path)["xattrs"] == {}
 
 
-def test_newer_ea_is_never_touched(one):
-    """What a newer version wrote: EIO, and it stays as it is."""
+def test_damaged_ea_is_never_touched(one):
+    """What is no EA of any version: EIO, and it stays as it is."""
     path = one.front / "f"
     path.touch()
     os.setxattr(path, EA_SPILL, b"\xfe" + bytes(59))
