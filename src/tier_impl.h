@@ -108,6 +108,7 @@ struct tier_file {
 
 	unsigned int nopen;   /* uses, for writing or not */
 	unsigned int nwrite;  /* uses for writing */
+	unsigned int unread;  /* uses that have not read in place yet */
 	struct tier_src *src; /* a reference, while nopen > 0 and needed */
 	struct tier_handles handles;
 
@@ -198,11 +199,12 @@ struct tier_src *tier_src_remote(struct tier *tier, const struct spill_copy *c);
 void tier_src_put(struct tier_src *src);
 /* The file's source, made if need be, not referenced. node->lock held. */
 int tier_file_src(struct tier_file *file, struct tier_src **ret);
-/* Begins to open the object of one that is read in place. Any lock may be
- * held. */
-void tier_src_prefetch(struct tier_src *src);
 
 /* -- tier_open.c -------------------------------------------------------- */
+
+/* The file is read in place: an open counts with its first read, and past the
+ * limit begins a restore. node->lock held. */
+void tier_count_read(struct tier_file *file);
 
 /* Stops a move that a write or a new name makes pointless. node->lock held. */
 void tier_move_cancel(struct tier_file *file);
@@ -253,6 +255,11 @@ void tier_restore_run(struct mover_job *job, struct tier_move **moves,
  * attributes are st, to the new file to; its birth time as an EA if trusted.
  * -errno: to is to be discarded. */
 int tier_copy_metadata(int from, int to, const struct stat *st, bool trusted);
+
+/* Around cutting or writing to what is there already: the kernel takes file
+ * capabilities away whoever does it. 1: the file has some, -errno. */
+int tier_caps_keep(int fd, bool trusted);
+void tier_caps_back(int fd);
 
 /* -- tier_delete.c ------------------------------------------------------ */
 

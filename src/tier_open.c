@@ -238,24 +238,30 @@ static int open_write(struct tier_file *file, bool truncate)
 	return 0;
 }
 
+/* Programs open files to look at their flags alone (lsattr, borg): what counts,
+ * and goes to the target, is what they read. */
 static int open_read(struct tier_file *file)
+{
+	if (file->move && file->move->op == TIER_RELEASE)
+		tier_move_cancel(file);
+	if (file->ea.state == SPILL_RELEASED)
+		file->unread++;
+	return 0;
+}
+
+void tier_count_read(struct tier_file *file)
 {
 	uint32_t limit = atomic_load(&file->tier->tunables.restore_after);
 	struct node *node = file->node;
-	struct tier_src *src;
 
-	if (file->move && file->move->op == TIER_RELEASE)
-		tier_move_cancel(file);
-	if (file->ea.state != SPILL_RELEASED)
-		return 0;
+	if (!file->unread)
+		return;
+	file->unread--;
 	if (node->reads < UINT16_MAX)
 		node->reads++;
 	/* Restoring it is the daemon's idea: nobody waits, nobody is told. */
 	if (limit != CONFIG_NEVER && node->reads > limit && !file->move)
 		tier_recall(file, MOVER_ASKED);
-	if (!tier_file_src(file, &src))
-		tier_src_prefetch(src);
-	return 0;
 }
 
 int tier_open(struct tier *tier, struct node *node, int flags,

@@ -211,22 +211,6 @@ static void read_remote(struct tier_read *read)
 		src_open(src);
 }
 
-void tier_src_prefetch(struct tier_src *src)
-{
-	bool open;
-
-	if (!src->remote || !src->target ||
-	    !target_online(src->target, NULL, 0))
-		return;
-	pthread_mutex_lock(&src->lock);
-	open = !src->opening && !src->object;
-	if (open)
-		src->opening = true;
-	pthread_mutex_unlock(&src->lock);
-	if (open)
-		src_open(src);
-}
-
 void tier_read(struct tier *tier, struct node *node, struct tier_read *read)
 {
 	struct tier_src *src;
@@ -242,6 +226,8 @@ void tier_read(struct tier *tier, struct node *node, struct tier_read *read)
 	if (!err) {
 		src_get(src);
 		read->src = src;
+		if (src->remote)
+			tier_count_read(node->file);
 	}
 	pthread_mutex_unlock(&node->lock);
 	if (err) {
