@@ -178,15 +178,27 @@ static int cut_off(struct tier *tier, const struct intent *intent,
 	const struct timespec times[2] = {timespec_from_ns(intent->atime),
 					  timespec_from_ns(intent->mtime)};
 	_cleanup_close_ int fd = -1;
+	int ret;
 
-	if (f->fd < 0 || !names(f, intent) || f->ea.state != SPILL_RELEASED)
+	if (f->fd < 0)
 		return 0;
+	if (!names(f, intent) || f->ea.state != SPILL_RELEASED) {
+		/* A copy of capabilities that was not needed. */
+		removexattr_fd(f->fd, TIERFS_EA_CAPS_TRUSTED);
+		return 0;
+	}
 	fd = front_open_handle(tier->parts.front, &intent->handle, O_RDWR);
 	if (fd < 0)
 		return fd;
-	if (f->st.st_size > 0 && ftruncate(fd, 0) < 0)
-		return -errno;
+	if (f->st.st_size > 0) {
+		ret = tier_caps_keep(fd, tier->parts.front->trusted);
+		if (ret < 0)
+			return ret;
+		if (ftruncate(fd, 0) < 0)
+			return -errno;
+	}
 	fault_point("recover-cut");
+	tier_caps_back(fd);
 	/* Later changes by the user had a ctime of their own to show. */
 	if (f->ea.flags & TIERFS_EA_F_CTIME && futimens(fd, times) < 0)
 		return -errno;

@@ -8,6 +8,7 @@
 #include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/fs.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +20,8 @@
 #include "cleanup.h"
 #include "tier_impl.h"
 #include "util.h"
+
+#define XATTR_CAPS "security.capability"
 
 static int copy_xattr(int from, int to, const char *name)
 {
@@ -67,11 +70,20 @@ static int copy_xattrs(int from, int to)
 }
 
 /* Inode flags (nodump, noatime, ...) and the project of quotas. A file system
- * without them has nothing to copy. */
+ * without them has nothing to copy. Some are ext4's alone (compress, secure
+ * deletion); a few cannot be set later, or are not the user's: left alone. */
 static int copy_flags(int from, int to)
 {
+	const int both = FS_SECRM_FL | FS_UNRM_FL | FS_COMPR_FL | FS_NOTAIL_FL;
 	struct fsxattr fx, old;
+	int flags, now;
 
+	if (ioctl(from, FS_IOC_GETFLAGS, &flags) == 0 &&
+	    ioctl(to, FS_IOC_GETFLAGS, &now) == 0 && (flags ^ now) & both) {
+		now = (now & ~both) | (flags & both);
+		if (ioctl(to, FS_IOC_SETFLAGS, &now) < 0)
+			return -errno;
+	}
 	if (ioctl(from, FS_IOC_FSGETXATTR, &fx) < 0 ||
 	    ioctl(to, FS_IOC_FSGETXATTR, &old) < 0)
 		return 0;
@@ -117,4 +129,36 @@ int tier_copy_metadata(int from, int to, const struct stat *st, bool trusted)
 	if (!ret && futimens(to, times) < 0)
 		ret = -errno;
 	return ret;
+}
+
+/*
+ * The copy is on the inode before what takes the original away, in the same
+ * journal, so a crash leaves at least one of them; recovery puts it back with
+ * the times.
+ */
+int tier_caps_keep(int fd, bool trusted)
+{
+	uint8_t caps[XATTR_CAPS_SZ];
+	ssize_t len;
+
+	len = fgetxattr(fd, XATTR_CAPS, caps, sizeof(caps));
+	if (len < 0)
+		return errno == ENODATA || errno == EOPNOTSUPP ? 0 : -errno;
+	if (!trusted)
+		return -EPERM;
+	if (fsetxattr(fd, TIERFS_EA_CAPS_TRUSTED, caps, (size_t)len, 0) < 0)
+		return -errno;
+	return 1;
+}
+
+void tier_caps_back(int fd)
+{
+	uint8_t caps[XATTR_CAPS_SZ];
+	ssize_t len;
+
+	len = fgetxattr(fd, TIERFS_EA_CAPS_TRUSTED, caps, sizeof(caps));
+	if (len < 0)
+		return;
+	if (fsetxattr(fd, XATTR_CAPS, caps, (size_t)len, 0) == 0)
+		fremovexattr(fd, TIERFS_EA_CAPS_TRUSTED);
 }

@@ -161,10 +161,11 @@ static int mark_released(struct tier_move *move)
 static int drop_data(struct tier_move *move)
 {
 	struct tier_file *file = move->file;
+	struct front *front = file->tier->parts.front;
 	struct node *node = file->node;
 	struct timespec times[2];
 	struct stat st;
-	int ret = 0;
+	int ret = 0, caps;
 
 	pthread_mutex_lock(&node->lock);
 	if (move->cancelled) {
@@ -187,11 +188,15 @@ static int drop_data(struct tier_move *move)
 	} else {
 		times[0] = st.st_atim;
 		times[1] = st.st_mtim;
-		if (ftruncate(move->fd, 0) < 0) {
-			ret = -errno;
+		ret = caps = tier_caps_keep(move->fd, front->trusted);
+		if (ret >= 0)
+			ret = ftruncate(move->fd, 0) < 0 ? -errno : 0;
+		if (ret) {
 			tier_move_cancel(file);
 		} else {
 			fault_point("release-cut");
+			if (caps)
+				tier_caps_back(move->fd);
 			futimens(move->fd, times);
 			fault_point("release-dropped");
 			move->committed = true;

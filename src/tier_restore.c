@@ -286,7 +286,7 @@ static int set_filling(struct restore *r)
 }
 
 /* Ends with the data valid (ret 0) or cut off, and the times put back. */
-static int finish_fill(struct restore *r, int fd, int ret)
+static int finish_fill(struct restore *r, int fd, bool caps, int ret)
 {
 	struct tier_file *file = r->move->file;
 	struct timespec times[2];
@@ -301,6 +301,8 @@ static int finish_fill(struct restore *r, int fd, int ret)
 	}
 	times[0] = file->fill_atime;
 	times[1] = file->fill_mtime;
+	if (caps)
+		tier_caps_back(fd);
 	futimens(fd, times);
 	fault_point("fill-times");
 	file->filling = false;
@@ -327,7 +329,7 @@ static int restore_in_place(struct restore *r)
 {
 	_cleanup_close_ int fd = -1;
 	struct intent intent;
-	int ret;
+	int ret, caps;
 
 	/* Again: what a swap that was not to be had journalled is another. */
 	tier_done_after_sync(r->tier, r->move->intent);
@@ -347,12 +349,14 @@ static int restore_in_place(struct restore *r)
 	ret = set_filling(r);
 	if (ret)
 		return ret;
-	ret = copy(r, fd);
+	ret = caps = tier_caps_keep(fd, r->tier->parts.front->trusted);
+	if (ret >= 0)
+		ret = copy(r, fd);
 	fault_point("fill-copied");
 	if (!ret && fsync(fd) < 0)
 		ret = -errno;
 	fault_point("fill-synced");
-	return finish_fill(r, fd, ret);
+	return finish_fill(r, fd, caps > 0, ret);
 }
 
 /* ---- the job ------------------------------------------------------------- */

@@ -83,6 +83,8 @@
 #define TIERFS_EA_USER		 "user.tierfs.spill"
 /* Birth time to show after a restore, 8 bytes little-endian ns. */
 #define TIERFS_EA_BTIME_TRUSTED	 "trusted.tierfs.btime"
+/* security.capability, while what takes it away is done to the file. */
+#define TIERFS_EA_CAPS_TRUSTED	 "trusted.tierfs.capability"
 /* Everything below these is the daemon's, and is hidden by the mount. */
 #define TIERFS_EA_PREFIX_TRUSTED "trusted.tierfs."
 #define TIERFS_EA_PREFIX_USER	 "user.tierfs."

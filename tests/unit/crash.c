@@ -11,6 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "cleanup.h"
 #include "fault.h"
 #include "invariants.h"
 #include "tier_impl.h"
@@ -49,6 +50,16 @@ struct file *file_of(const char *name)
 	return NULL;
 }
 
+/* What a write takes away, and a move must not. Takes privileges. */
+static bool give_capability(struct node *node)
+{
+	static const uint32_t caps[5] = {0x02000001, 1 << 13};
+	_cleanup_node_fd_ struct node_fd fd = NODE_FD_NONE;
+
+	return !node_fd_get(node, &fd) &&
+	       !setxattr_fd(fd.fd, CAPABILITY, caps, sizeof(caps));
+}
+
 void new_file(const char *name, size_t size)
 {
 	struct file *f = file_of(name);
@@ -59,6 +70,8 @@ void new_file(const char *name, size_t size)
 	f->states[0] = (struct state){
 		.exists = true, .seed = name[0], .size = size, .strict = true};
 	node = look(name);
+	if (give_capability(node))
+		f->states[0].capable = size;
 	assert_int_equal(tier_getattr(rig.tier, node, &f->states[0].st, NULL),
 			 0);
 	node_unref(node);
@@ -166,6 +179,10 @@ static struct state *check_file(struct file *f)
 	assert_int_equal(st.st_size, len);
 	if (f->states[i].strict)
 		same_attributes(f->name, &f->states[i].st, &st);
+	if (f->states[i].capable && f->states[i].capable == f->states[i].size &&
+	    !f->states[i].patched &&
+	    getxattr_at(rig.front->root_fd, f->name, CAPABILITY, NULL, 0) < 0)
+		fail_msg("%s: lost its capabilities", f->name);
 	return &f->states[i];
 }
 

@@ -15,6 +15,7 @@
 
 #define FILES	   6
 #define MAX_FAULTS 128
+#define CAPABILITY "security.capability"
 
 /* What a file may be. */
 struct state {
@@ -22,7 +23,8 @@ struct state {
 	char seed;
 	bool patched; /* its first byte is '!' */
 	size_t size;
-	bool strict; /* and its attributes are st */
+	size_t capable; /* it has capabilities while it has this size; 0: none */
+	bool strict;	/* and its attributes are st */
 	struct stat st;
 };
 
