@@ -329,6 +329,17 @@ static bool join_recall(struct tier_file *file, struct tier_request *req,
 	return true;
 }
 
+/* The front lets nobody change its EA, nor put another in its place. */
+static bool is_immutable(struct node *node)
+{
+	_cleanup_node_fd_ struct node_fd fd = NODE_FD_NONE;
+	struct statx stx;
+
+	return !node_fd_get(node, &fd) &&
+	       !statx(fd.fd, "", AT_EMPTY_PATH, STATX_TYPE, &stx) &&
+	       stx.stx_attributes & (STATX_ATTR_IMMUTABLE | STATX_ATTR_APPEND);
+}
+
 /* Answers what needs no job: 1 if it did. node->lock held. */
 static int answer_now(struct tier_file *file, enum tier_op op,
 		      enum tier_result *ret_result, const char **ret_reason)
@@ -351,12 +362,10 @@ static int answer_now(struct tier_file *file, enum tier_op op,
 		return 1;
 	}
 	*ret_result = TIER_ALREADY;
-	if (op == TIER_RESTORE)
-		return !gone;
-	if (gone)
+	if (op == TIER_RESTORE ? !gone : gone)
 		return 1;
-	if (op == TIER_MIGRATE)
-		return state == SPILL_MIGRATED;
+	if (op == TIER_MIGRATE && state == SPILL_MIGRATED)
+		return 1;
 	if (op == TIER_RELEASE && state == SPILL_NONE) {
 		struct stat st;
 
@@ -365,6 +374,11 @@ static int answer_now(struct tier_file *file, enum tier_op op,
 					   : "not migrated";
 		if (!tier_stat_node(node, &st) && st.st_size == 0)
 			*ret_result = TIER_ALREADY;
+		return 1;
+	}
+	if (is_immutable(node)) {
+		*ret_result = TIER_REFUSED;
+		*ret_reason = "immutable or append-only";
 		return 1;
 	}
 	return 0;
