@@ -107,7 +107,7 @@ static void touch_atime(struct fs *fs, struct node *node)
 }
 
 static void read_in_place(fuse_req_t req, struct node *node, size_t size,
-			  off_t off)
+			  off_t off, bool noatime)
 {
 	uint64_t start = off & ~(uint64_t)(TARGET_ALIGN - 1);
 	struct fs_inplace *op = inplace_new(req, node, read_reply);
@@ -130,7 +130,7 @@ static void read_in_place(fuse_req_t req, struct node *node, size_t size,
 	}
 	tier_read(fs_tier(req), node, &op->read);
 	/* While the target reads; not answered before the request is armed. */
-	if (start == 0)
+	if (start == 0 && !noatime)
 		touch_atime(op->park.fs, node);
 	inplace_next(op, fs_park_arm(&op->park));
 }
@@ -168,11 +168,12 @@ void fs_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
 {
 	struct node *node = fs_node(req, ino);
 	struct fuse_bufvec buf = FUSE_BUFVEC_INIT(size);
+	_cleanup_close_ int own = -1;
 	struct tier_data data;
 	int err = tier_data_get(fs_tier(req), node, false, &data);
 
 	if (err == -EREMOTE) {
-		read_in_place(req, node, size, off);
+		read_in_place(req, node, size, off, fi->flags & O_NOATIME);
 		return;
 	}
 	if (err) {
@@ -182,6 +183,12 @@ void fs_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
 	buf.buf[0].flags = FUSE_BUF_IS_FD | FUSE_BUF_FD_SEEK;
 	buf.buf[0].fd = data.fd;
 	buf.buf[0].pos = off;
+	/* A backup's: the node's own descriptor is for all of its readers. */
+	if (fi->flags & O_NOATIME) {
+		own = node_open(node, O_RDONLY | O_NOATIME | O_NONBLOCK);
+		if (own >= 0)
+			buf.buf[0].fd = own;
+	}
 	fuse_reply_data(req, &buf, 0);
 	tier_data_put(&data);
 }

@@ -23,12 +23,14 @@
  * Of a file that can be written to, a ctime that was kept holds until the first
  * write. While the copy is suspect it is known what the inode's ctime was then.
  * Without a copy nothing is known of writes; but every write sets mtime, and to
- * a time that is later than the ctime that was kept.
+ * a time that is later than the ctime that was kept, and no later than the
+ * inode's (as one in the future is, that a user set before).
  */
 int64_t tier_shown_ctime(const struct tier_file *file, const struct stat *st)
 {
 	const struct spill_ea *ea = &file->ea;
 	int64_t ctime = timespec_to_ns(st->st_ctim);
+	int64_t mtime = timespec_to_ns(st->st_mtim);
 	bool written = false;
 
 	if (!(ea->flags & TIERFS_EA_F_CTIME))
@@ -36,7 +38,7 @@ int64_t tier_shown_ctime(const struct tier_file *file, const struct stat *st)
 	if (ea->flags & TIERFS_EA_F_WRITING)
 		written = ctime != file->base_ctime;
 	else if (ea->state == SPILL_NONE)
-		written = timespec_to_ns(st->st_mtim) > ea->ctime;
+		written = mtime > ea->ctime && mtime <= ctime;
 	return written ? ctime : ea->ctime;
 }
 
