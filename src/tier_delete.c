@@ -192,8 +192,11 @@ void tier_stale_file(struct tier *tier, const struct spill_ea *ea,
 
 static int recover_orphan(struct tier *tier, const char *name)
 {
-	int dirfd = tier->parts.front->orphans_fd;
+	struct front *front = tier->parts.front;
+	int dirfd = front->orphans_fd;
+	_cleanup_close_ int fd = -1;
 	struct spill_ea ea = {0};
+	char holder[24];
 	struct stat st;
 	int ret;
 
@@ -205,11 +208,22 @@ static int recover_orphan(struct tier *tier, const char *name)
 		fault_point("recover-orphan");
 		return 0;
 	}
-	ret = front_ea_get_at(tier->parts.front, dirfd, name, &ea);
+	ret = front_ea_get_at(front, dirfd, name, &ea);
 	if (ret && ret != -ENODATA) {
 		log_warn(".tierfs/orphans/%s: %s; left alone", name,
 			 tier_ea_why(ret));
 		return 0;
+	}
+	/* The holder went before the orphan, and then the daemon. The number
+	 * may soon be a new file's, and have a holder again: not ours. */
+	snprintf(holder, sizeof(holder), "%" PRIu64, ea.ino);
+	if (ea.flags & TIERFS_EA_F_INO &&
+	    faccessat(front->inodes_fd, holder, F_OK, AT_SYMLINK_NOFOLLOW) <
+		    0) {
+		ea.flags &= ~TIERFS_EA_F_INO;
+		fd = openat(dirfd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+		if (fd < 0 || front_ea_set(front, fd, &ea))
+			return -EIO;
 	}
 	tier_stale_file(tier, &ea, 0, strtoull(name, NULL, 10));
 	return 0;
