@@ -46,7 +46,8 @@
 
 #define DIR_FLAGS  (O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
 #define PROBE_FILE "probe"
-#define EA_ROOM	   256 /* usually all of it */
+#define OTHER_CASE ".TIERFS" /* of TIERFS_META_DIR */
+#define EA_ROOM	   256	     /* usually all of it */
 
 static void front_closep(struct front **front)
 {
@@ -165,6 +166,14 @@ static int open_meta(struct front *front, char **ret_why)
 				(unsigned int)st.st_uid,
 				(unsigned int)(st.st_mode & 07777));
 	front->meta_ino = st.st_ino;
+	/* Other spellings of it would not be hidden; and the kernel caches of
+	 * FUSE tell names apart. */
+	if (!fstatat(front->root_fd, OTHER_CASE, &st, AT_SYMLINK_NOFOLLOW) &&
+	    st.st_ino == front->meta_ino)
+		return fail_why(ret_why, -EOPNOTSUPP,
+				"front %s: upper and lower case are the same "
+				"in its names",
+				front->path);
 	return 0;
 }
 
