@@ -41,10 +41,15 @@ const char *const fault_names[] = {
 	"restore-prepared",
 	"restore-linked",
 	"restore-exchanged",
+	"restore-cut",
 	"restore-holder",
 	"restore-removed",
 	"restore-swapped",
-	/* ... in place */
+	/* tier_apply.c */
+	"apply-journaled",
+	"apply-replayed",
+	"apply-synced",
+	/* tier_fill.c: in place */
 	"fill-journaled",
 	"fill-copied",
 	"fill-synced",
@@ -57,6 +62,13 @@ const char *const fault_names[] = {
 	"write-dropped",
 	"write-settled",
 	"move-cancelled",
+	/* tier_dirty.c */
+	"dirty-marked",
+	"dirty-appended",
+	"dirty-synced",
+	"dirty-flushed",
+	"dirty-settled",
+	"dirty-cut",
 	/* tier_ns.c */
 	"unlink-moved",
 	"rename-linked",
@@ -72,6 +84,8 @@ const char *const fault_names[] = {
 	"recover-dropped",
 	"recover-cut",
 	"recover-times",
+	"recover-log",
+	"recover-stripped",
 	"recover-slot",
 	"recover-intent",
 	"recover-staging",

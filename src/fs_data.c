@@ -193,28 +193,87 @@ void fs_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
 	tier_data_put(&data);
 }
 
+/* The kernel syncs after cached writes, but not after direct ones. */
+static bool sync_here(const struct fuse_file_info *fi)
+{
+	return fi->flags & O_DIRECT && fi->flags & O_DSYNC;
+}
+
+static ssize_t write_front(const struct tier_data *data, struct fuse_bufvec *in,
+			   off_t off, const struct fuse_file_info *fi)
+{
+	struct fuse_bufvec out = FUSE_BUFVEC_INIT(fuse_buf_size(in));
+	ssize_t done;
+
+	out.buf[0].flags = FUSE_BUF_IS_FD | FUSE_BUF_FD_SEEK;
+	out.buf[0].fd = data->fd;
+	out.buf[0].pos = off;
+	done = fuse_buf_copy(&out, in, 0);
+	if (done > 0 && sync_here(fi) && fdatasync(data->fd) < 0)
+		done = -errno;
+	return done;
+}
+
+/* Takes what is in in: a pipe has it once. */
+static ssize_t take_buf(struct fuse_bufvec *in, void **ret)
+{
+	struct fuse_bufvec out = FUSE_BUFVEC_INIT(fuse_buf_size(in));
+	ssize_t done;
+
+	out.buf[0].mem = malloc(out.buf[0].size);
+	if (!out.buf[0].mem)
+		return -ENOMEM;
+	done = fuse_buf_copy(&out, in, 0);
+	if (done < 0)
+		free(out.buf[0].mem);
+	else
+		*ret = out.buf[0].mem;
+	return done;
+}
+
+/* -EALREADY: it was restored meanwhile; *in has the data in memory then. */
+static ssize_t write_log(struct tier *tier, struct node *node,
+			 const struct fuse_bufvec *in, off_t off,
+			 const struct fuse_file_info *fi)
+{
+	const struct fuse_buf *buf = &in->buf[0];
+	int err;
+
+	err = tier_write(tier, node, buf->mem, buf->size, (uint64_t)off);
+	if (!err && sync_here(fi))
+		err = tier_fsync(tier, node, true);
+	return err ? err : (ssize_t)buf->size;
+}
+
 void fs_write_buf(fuse_req_t req, fuse_ino_t ino, struct fuse_bufvec *in,
 		  off_t off, struct fuse_file_info *fi)
 {
-	struct fuse_bufvec out = FUSE_BUFVEC_INIT(fuse_buf_size(in));
+	struct fuse_bufvec mem = FUSE_BUFVEC_INIT(0);
+	struct node *node = fs_node(req, ino);
+	_cleanup_free_ void *taken = NULL;
 	struct tier_data data;
 	ssize_t done;
-	int err = tier_data_get(fs_tier(req), fs_node(req, ino), true, &data);
 
-	if (err) {
-		fs_reply_err(req, err);
-		return;
-	}
-	fs_become_writer(req, !fi->kill_suidgid, data.fd);
-	out.buf[0].flags = FUSE_BUF_IS_FD | FUSE_BUF_FD_SEEK;
-	out.buf[0].fd = data.fd;
-	out.buf[0].pos = off;
-	done = fuse_buf_copy(&out, in, 0);
-	/* The kernel syncs after cached writes, but not after direct ones. */
-	if (done > 0 && fi->flags & O_DIRECT && fi->flags & O_DSYNC &&
-	    fdatasync(data.fd) < 0)
-		done = -errno;
-	tier_data_put(&data);
+	do {
+		done = tier_data_get(fs_tier(req), node, true, &data);
+		if (done == -EREMOTE) {
+			fs_become_stub_writer(req, !fi->kill_suidgid, node);
+			if (in != &mem && (in->count > 1 || in->off ||
+					   in->buf[0].flags & FUSE_BUF_IS_FD)) {
+				done = take_buf(in, &taken);
+				if (done < 0)
+					break;
+				mem.buf[0].mem = taken;
+				mem.buf[0].size = (size_t)done;
+				in = &mem;
+			}
+			done = write_log(fs_tier(req), node, in, off, fi);
+		} else if (!done) {
+			fs_become_writer(req, !fi->kill_suidgid, data.fd);
+			done = write_front(&data, in, off, fi);
+			tier_data_put(&data);
+		}
+	} while (done == -EALREADY);
 	if (done < 0)
 		fs_reply_err(req, done);
 	else
@@ -231,39 +290,73 @@ void fs_fsync(fuse_req_t req, fuse_ino_t ino, int datasync,
 	      struct fuse_file_info *fi)
 {
 	struct node *node = fs_node(req, ino);
-	_cleanup_close_ int stub = -1;
-	struct tier_data data = {.fd = -1};
-	int err = tier_data_get(fs_tier(req), node, false, &data);
-	int fd = data.fd;
+	struct tier_data data;
+	int err;
 
-	if (err == -EREMOTE) { /* the data is safe; the attributes? */
-		fd = stub = node_open(node, O_RDONLY | O_NONBLOCK);
-		err = fd < 0 ? fd : 0;
-		if (err == -EAGAIN) {
-			fuse_reply_err(req, 0);
-			return;
+	do {
+		err = tier_data_get(fs_tier(req), node, false, &data);
+		if (err == -EREMOTE) {
+			err = tier_fsync(fs_tier(req), node, datasync);
+		} else if (!err) {
+			if ((datasync ? fdatasync(data.fd) : fsync(data.fd)) <
+			    0)
+				err = -errno;
+			tier_data_put(&data);
 		}
-	}
-	if (!err && (datasync ? fdatasync(fd) : fsync(fd)) < 0)
-		err = -errno;
-	if (stub < 0 && fd >= 0)
-		tier_data_put(&data);
+	} while (err == -EALREADY);
 	fs_reply_err(req, err);
+}
+
+/* Reserving room cannot be logged. */
+static int need_resident(struct fs_use *use)
+{
+	return tier_need_resident(use->park.fs->parts.tier, use->node,
+				  &use->wait);
+}
+
+static void fallocate_finish(struct fs_use *use, int err)
+{
+	fuse_req_t req = use->park.req;
+	struct tier_data data;
+
+	if (!err)
+		err = tier_data_get(fs_tier(req), use->node, true, &data);
+	if (!err) {
+		fs_become_writer(req, fuse_req_ctx(req)->uid == 0, data.fd);
+		if (fallocate(data.fd, use->mode, use->off, use->len) < 0)
+			err = -errno;
+		tier_data_put(&data);
+	}
+	fs_reply_err(req, err);
+	fs_use_free(use);
 }
 
 void fs_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off,
 		  off_t len, struct fuse_file_info *fi)
 {
-	struct tier_data data;
-	int err = tier_data_get(fs_tier(req), fs_node(req, ino), true, &data);
+	struct node *node = fs_node(req, ino);
+	bool keep = mode & FALLOC_FL_KEEP_SIZE;
+	struct fs_use *use;
+	int err = -EALREADY;
 
-	if (!err) {
-		fs_become_writer(req, fuse_req_ctx(req)->uid == 0, data.fd);
-		if (fallocate(data.fd, mode, off, len) < 0)
-			err = -errno;
-		tier_data_put(&data);
+	if (mode == (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE) ||
+	    (mode & ~FALLOC_FL_KEEP_SIZE) == FALLOC_FL_ZERO_RANGE) {
+		fs_become_stub_writer(req, fuse_req_ctx(req)->uid == 0, node);
+		err = tier_zero(fs_tier(req), node, (uint64_t)off,
+				(uint64_t)len, !keep);
 	}
-	fs_reply_err(req, err);
+	if (err != -EALREADY) {
+		fs_reply_err(req, err);
+		return;
+	}
+	use = fs_use_new(req, node_ref(node), 0, fallocate_finish);
+	if (!use)
+		return;
+	use->begin = need_resident;
+	use->mode = mode;
+	use->off = off;
+	use->len = len;
+	fs_use_start(use);
 }
 
 void fs_copy_file_range(fuse_req_t req, fuse_ino_t ino_in, off_t off_in,
@@ -283,7 +376,7 @@ void fs_copy_file_range(fuse_req_t req, fuse_ino_t ino_in, off_t off_in,
 	err = tier_data_get(fs_tier(req), fs_node(req, ino_out), true, &out);
 	if (err) {
 		tier_data_put(&in);
-		fs_reply_err(req, err);
+		fs_reply_err(req, err == -EREMOTE ? -EXDEV : err);
 		return;
 	}
 	fs_become_writer(req, fuse_req_ctx(req)->uid == 0, out.fd);

@@ -141,6 +141,15 @@ void fs_become_writer(fuse_req_t req, bool keep_priv, int fd)
 	become(ctx->uid, gid, keep_priv);
 }
 
+void fs_become_stub_writer(fuse_req_t req, bool keep_priv, struct node *node)
+{
+	_cleanup_node_fd_ struct node_fd fd = NODE_FD_NONE;
+
+	if (!keep_priv)
+		node_fd_get(node, &fd);
+	fs_become_writer(req, keep_priv, fd.fd);
+}
+
 void fs_become_root(void)
 {
 	become(geteuid(), getegid(), true);

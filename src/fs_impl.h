@@ -100,6 +100,8 @@ void fs_become(fuse_req_t req);
 /* To write to fd as the client: its uid, for reserved blocks and quotas;
  * keep_priv: setuid and setgid bits survive. */
 void fs_become_writer(fuse_req_t req, bool keep_priv, int fd);
+/* The same for tier_write() and its like. */
+void fs_become_stub_writer(fuse_req_t req, bool keep_priv, struct node *node);
 /* Is the client in it, by its supplementary groups too? */
 bool fs_in_group(fuse_req_t req, gid_t gid);
 /* To change attributes that the kernel has checked. */
@@ -141,6 +143,43 @@ void fs_park_init(struct fs *fs);
 int fs_park_timeout(struct fs *fs, uint64_t ns);
 /* Ends the timer, interrupts all and waits until none is left. */
 void fs_park_end(struct fs *fs);
+
+/* ---- uses that wait (fs_use.c) -------------------------------------------- */
+
+/* What may have to wait for the file that it uses. */
+struct fs_use {
+	struct fs_park park;
+	struct tier_wait wait;
+	int err; /* the wait's */
+	struct node *node;
+	int flags;			  /* of tier_open() */
+	int (*begin)(struct fs_use *use); /* tier_open() by default */
+	void (*finish)(struct fs_use *use, int err);
+
+	/* open, create, tmpfile */
+	struct fuse_file_info fi;
+	bool is_create;
+	struct stat st;
+
+	/* truncate */
+	struct stat attr;
+	int to_set;
+	bool has_handle;
+
+	/* fallocate */
+	int mode;
+	off_t off, len;
+
+	/* link */
+	struct node *newparent; /* a reference, or NULL */
+	char *newname;
+};
+
+/* node: a reference, taken over. NULL: no memory, which has been answered. */
+struct fs_use *fs_use_new(fuse_req_t req, struct node *node, int flags,
+			  void (*finish)(struct fs_use *use, int err));
+void fs_use_start(struct fs_use *use);
+void fs_use_free(struct fs_use *use);
 
 /* ---- the operations --------------------------------------------------------- */
 

@@ -15,6 +15,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 int fs_make(fuse_req_t req, struct node *parent, const char *name, mode_t mode,
@@ -200,25 +201,51 @@ void fs_rename(fuse_req_t req, fuse_ino_t parent, const char *name,
 	fs_reply_err(req, err);
 }
 
-void fs_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t newparent,
-	     const char *newname)
+static int link_begin(struct fs_use *use)
 {
-	struct node *node = fs_node(req, ino);
-	struct node *dir = fs_node(req, newparent);
-	struct fuse_entry_param entry;
-	int err = -EPERM;
+	fs_become_root();
+	return tier_link(use->park.fs->parts.tier, use->node, use->newparent,
+			 use->newname, &use->wait);
+}
 
-	if (!fs_hidden(dir, newname)) {
-		fs_become_root();
-		err = tier_link(fs_tier(req), node, dir, newname);
-	}
+static void link_finish(struct fs_use *use, int err)
+{
+	fuse_req_t req = use->park.req;
+	struct node *node = use->node;
+	struct fuse_entry_param entry;
+
 	if (!err)
 		err = fs_entry(req, node, NULL, &entry);
 	if (err) {
 		fs_reply_err(req, err);
+	} else {
+		node_kept(node);
+		if (fuse_reply_entry(req, &entry) < 0)
+			node_forget(node, 1);
+	}
+	fs_use_free(use);
+}
+
+void fs_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t newparent,
+	     const char *newname)
+{
+	struct node *dir = fs_node(req, newparent);
+	struct fs_use *use;
+
+	if (fs_hidden(dir, newname)) {
+		fs_reply_err(req, -EPERM);
 		return;
 	}
-	node_kept(node);
-	if (fuse_reply_entry(req, &entry) < 0)
-		node_forget(node, 1);
+	use = fs_use_new(req, node_ref(fs_node(req, ino)), 0, link_finish);
+	if (!use)
+		return;
+	use->begin = link_begin;
+	use->newparent = node_ref(dir);
+	use->newname = strdup(newname);
+	if (use->newname) {
+		fs_use_start(use);
+	} else {
+		fs_reply_err(req, -ENOMEM);
+		fs_use_free(use);
+	}
 }

@@ -28,104 +28,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-/* What opens and may have to wait for it. */
-struct fs_use {
-	struct fs_park park;
-	struct tier_wait wait;
-	int err; /* the wait's */
-	struct node *node;
-	int flags; /* of tier_open() */
-	void (*finish)(struct fs_use *use, int err);
-
-	/* open, create, tmpfile */
-	struct fuse_file_info fi;
-	bool is_create;
-	struct stat st;
-
-	/* truncate */
-	struct stat attr;
-	int to_set;
-	bool has_handle;
-};
-
-static void use_free(struct fs_use *use)
-{
-	node_unref(use->node);
-	free(use);
-}
-
-static void use_park_free(struct fs_park *park)
-{
-	use_free(container_of(park, struct fs_use, park));
-}
-
-static bool use_cancel(struct fs_park *park)
-{
-	struct fs_use *use = container_of(park, struct fs_use, park);
-
-	return tier_wait_cancel(use->node, &use->wait);
-}
-
-static void use_start(struct fs_use *use);
-
-static void use_resume(struct tier_wait *wait, int err)
-{
-	struct fs_use *use = container_of(wait, struct fs_use, wait);
-
-	use->err = err;
-	if (fs_park_done(&use->park) != PARK_GO)
-		return;
-	if (err)
-		use->finish(use, err);
-	else
-		use_start(use);
-}
-
-static void use_start(struct fs_use *use)
-{
-	for (;;) {
-		int err;
-
-		fs_park_begin(&use->park);
-		err = tier_open(use->park.fs->parts.tier, use->node, use->flags,
-				&use->wait);
-		if (err == -EINPROGRESS) {
-			if (fs_park_arm(&use->park) == PARK_LEAVE)
-				return;
-			err = use->err;
-			if (!err)
-				continue;
-		}
-		use->finish(use, err);
-		return;
-	}
-}
-
-/* node: a reference, taken over. */
-static struct fs_use *use_new(fuse_req_t req, struct node *node, int flags,
-			      void (*finish)(struct fs_use *use, int err))
-{
-	struct fs_use *use = calloc(1, sizeof(*use));
-
-	if (!use) {
-		node_unref(node);
-		fuse_reply_err(req, ENOMEM);
-		return NULL;
-	}
-	use->park.fs = fs_of(req);
-	use->park.req = req;
-	use->park.cancel = use_cancel;
-	use->park.free = use_park_free;
-	use->wait.resume = use_resume;
-	use->park.node = use->node = node;
-	use->flags = flags;
-	use->finish = finish;
-	return use;
-}
 
 static bool for_writing(int flags)
 {
@@ -136,14 +40,20 @@ static bool for_writing(int flags)
 static int cut(fuse_req_t req, struct node *node, off_t size, bool kill_priv)
 {
 	struct tier_data data;
-	int err = tier_data_get(fs_tier(req), node, true, &data);
+	int err;
 
-	if (err)
-		return err;
-	fs_become_writer(req, !kill_priv, data.fd);
-	if (ftruncate(data.fd, size) < 0)
-		err = -errno;
-	tier_data_put(&data);
+	do {
+		err = tier_data_get(fs_tier(req), node, true, &data);
+		if (err == -EREMOTE) {
+			fs_become_stub_writer(req, !kill_priv, node);
+			err = tier_truncate(fs_tier(req), node, (uint64_t)size);
+		} else if (!err) {
+			fs_become_writer(req, !kill_priv, data.fd);
+			if (ftruncate(data.fd, size) < 0)
+				err = -errno;
+			tier_data_put(&data);
+		}
+	} while (err == -EALREADY); /* it was restored in between */
 	return err;
 }
 
@@ -295,7 +205,7 @@ static void open_finish(struct fs_use *use, int err)
 	if (err)
 		fs_reply_err(req, err);
 out:
-	use_free(use);
+	fs_use_free(use);
 }
 
 static void open_node(fuse_req_t req, struct node *node,
@@ -306,12 +216,12 @@ static void open_node(fuse_req_t req, struct node *node,
 
 	if (is_create)
 		flags &= ~(O_TRUNC | O_TMPFILE);
-	use = use_new(req, node, flags, open_finish);
+	use = fs_use_new(req, node, flags, open_finish);
 	if (!use)
 		return;
 	use->fi = *fi;
 	use->is_create = is_create;
-	use_start(use);
+	fs_use_start(use);
 }
 
 void fs_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -416,7 +326,7 @@ static void truncate_finish(struct fs_use *use, int err)
 		fs_reply_err(req, err);
 	else
 		fs_reply_getattr(req, use->node);
-	use_free(use);
+	fs_use_free(use);
 }
 
 void fs_truncate(fuse_req_t req, struct node *node, const struct stat *attr,
@@ -424,7 +334,7 @@ void fs_truncate(fuse_req_t req, struct node *node, const struct stat *attr,
 {
 	int flags = O_WRONLY | (attr->st_size == 0 ? O_TRUNC : 0);
 	struct fs_use *use =
-		use_new(req, node_ref(node), flags, truncate_finish);
+		fs_use_new(req, node_ref(node), flags, truncate_finish);
 
 	if (!use)
 		return;
@@ -434,5 +344,5 @@ void fs_truncate(fuse_req_t req, struct node *node, const struct stat *attr,
 	if (has_handle)
 		truncate_finish(use, 0); /* in use for writing already */
 	else
-		use_start(use);
+		fs_use_start(use);
 }

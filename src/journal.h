@@ -25,6 +25,8 @@ enum intent_kind {
 	INTENT_WRITE = 2,   /* the file may change: object oid becomes stale */
 	INTENT_RELEASE = 3, /* data dropped; times to put back */
 	INTENT_RESTORE = 4, /* filled in place or swapped; slot: see ino */
+	INTENT_APPLY = 5,   /* swapped for what differs from the object, which
+			     * goes if that is done */
 };
 
 struct intent {
@@ -34,7 +36,7 @@ struct intent {
 	uint64_t oid;
 	struct front_handle handle; /* of the file on the front */
 	int64_t mtime, atime;	    /* ns; RELEASE and RESTORE */
-	uint64_t ino; /* RESTORE: shown number, 0 when filled in place */
+	uint64_t ino; /* RESTORE, APPLY: shown number; 0: filled in place */
 };
 
 /* A request of a thread that must not wait: done is called on the journal's

@@ -18,6 +18,8 @@
  *   RELEASE  the EA says RELEASED: the data are cut off, the times put back.
  *   RESTORE  in place: the EA says RELEASED: what was filled in is cut off. By
  *            a swap: the new file goes if it did not get its place.
+ *   APPLY    a swap after which the object is no copy: it goes if the new file
+ *            did get its place.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -58,6 +60,7 @@ static int find(struct tier *tier, const struct intent *intent,
 	struct front *front = tier->parts.front;
 	int err;
 
+	*ret = (struct found){.fd = -1};
 	ret->fd = front_open_handle(front, &intent->handle, O_PATH);
 	if (ret->fd == -ESTALE || ret->fd == -ENOENT) {
 		ret->fd = -1;
@@ -206,29 +209,68 @@ static int cut_off(struct tier *tier, const struct intent *intent,
 	return 0;
 }
 
-/* Both ends of a swap that was cut short are removed; the stub that holds a
- * number for the restored file stays, without an EA. */
-static int recover_slot(struct tier *tier, const struct intent *intent)
+/* A stub that was exchanged: nothing of it is needed. Cut before it loses the
+ * EA, which says that it is to be cut. */
+static int strip_stub(struct front *front, int fd)
 {
-	struct front *front = tier->parts.front;
+	char proc[PROC_FD_LEN];
+	int ret;
+
+	if (truncate(proc_fd_path(fd, proc), 0) < 0)
+		return -errno;
+	fault_point("recover-log");
+	ret = removexattr_fd(fd, front->ea_spill);
+	fault_point("recover-stripped");
+	return ret;
+}
+
+/* What a swap that was cut short has left in dirfd. keep: the stub holds a
+ * number for the restored file, else it will be cleared away. */
+static int recover_slot(struct front *front, int dirfd, uint64_t ino, bool keep)
+{
 	_cleanup_close_ int fd = -1;
 	struct spill_ea ea;
 	char slot[24];
 	int ret;
 
-	snprintf(slot, sizeof(slot), "%" PRIu64, intent->ino);
-	fd = openat(front->inodes_fd, slot, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	snprintf(slot, sizeof(slot), "%" PRIu64, ino);
+	fd = openat(dirfd, slot, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 	if (fd < 0)
 		return errno == ENOENT ? 0 : -errno;
 	ret = front_ea_get(front, fd, &ea);
 	if (ret)
 		return ret == -ENODATA ? 0 : ret;
-	if (ea.state == SPILL_RELEASED)
-		ret = removexattr_fd(fd, front->ea_spill);
-	else
-		ret = unlinkat(front->inodes_fd, slot, 0) < 0 ? -errno : 0;
+	if (tier_is_stub(ea.state))
+		return strip_stub(front, fd);
+	if (keep && unlinkat(dirfd, slot, 0) < 0)
+		ret = -errno;
 	fault_point("recover-slot");
 	return ret;
+}
+
+/* A swap was made if the stub is not the file's any more: if it has lost its
+ * EA, here or before, or is gone. */
+static int recover_swap(struct tier *tier, const struct to_recover *all,
+			const struct intent *intent, struct found *f)
+{
+	struct front *front = tier->parts.front;
+	int ret;
+
+	ret = recover_slot(front, front->inodes_fd, intent->ino, true);
+	if (!ret)
+		ret = recover_slot(front, front->staging_fd, intent->ino,
+				   false);
+	if (ret)
+		return ret;
+	found_close(f);
+	ret = find(tier, intent, f);
+	if (ret)
+		return ret;
+	if (intent->kind == INTENT_APPLY && !names(f, intent))
+		delete_object(tier, all, intent);
+	else
+		tier_done_after_sync(tier, intent->id);
+	return 0;
 }
 
 static int recover_found(struct tier *tier, const struct to_recover *all,
@@ -244,8 +286,10 @@ static int recover_found(struct tier *tier, const struct to_recover *all,
 		ret = cut_off(tier, intent, f);
 		break;
 	case INTENT_RESTORE:
-		ret = intent->ino ? recover_slot(tier, intent)
-				  : cut_off(tier, intent, f);
+	case INTENT_APPLY:
+		if (intent->ino)
+			return recover_swap(tier, all, intent, f);
+		ret = cut_off(tier, intent, f);
 		break;
 	}
 	if (!ret)

@@ -27,7 +27,7 @@ enum {
 #define BLOCKS_BYTES (OFF_INO - OFF_BLOCKS)
 #define FLAGS_KNOWN                                                            \
 	(TIERFS_EA_F_PINNED | TIERFS_EA_F_WRITING | TIERFS_EA_F_CTIME |        \
-	 TIERFS_EA_F_INO)
+	 TIERFS_EA_F_INO | TIERFS_EA_F_LOGGING)
 
 /* The low n bytes of value, little-endian. */
 static void put_le(uint8_t *p, uint64_t value, size_t n)
@@ -84,6 +84,8 @@ static bool ea_valid(const struct spill_ea *ea)
 	if (ea->size > TIERFS_SIZE_MAX || ea->blocks > TIERFS_BLOCKS_MAX)
 		return false;
 	if ((ea->flags & TIERFS_EA_F_INO) && ea->ino == 0)
+		return false;
+	if ((ea->flags & TIERFS_EA_F_LOGGING) && ea->state != SPILL_DIRTY)
 		return false;
 	return copies_valid(ea);
 }

@@ -6,6 +6,8 @@
  * an event that ends the contents (truncate to zero, unlink) or the return of
  * the data to the front deletes them; in particular no close does, whatever it
  * claims, and no suspicion: that is about a copy whose file is on the front.
+ * Not even truncating a DIRTY file to zero does: a durable EA that still says
+ * DIRTY would then have neither log nor object.
  *
  * A write under way and a copy under way exclude each other: an event that
  * changes MIGRATING cancels the copy, even where it should not arise.
@@ -41,6 +43,7 @@ static const struct state_result table[SPILL_STATES][STATE_EVENTS] = {
 		[EVENT_MIGRATE_FAIL] = NO(SPILL_NONE, EINVAL),
 		[EVENT_RELEASE] = NO(SPILL_NONE, EINVAL),
 		[EVENT_OPEN_WRITE] = AS_IS(SPILL_NONE),
+		[EVENT_OPEN_RESIDENT] = AS_IS(SPILL_NONE),
 		[EVENT_CLOSE_SAME] = AS_IS(SPILL_NONE),
 		[EVENT_CLOSE_CHANGED] = AS_IS(SPILL_NONE),
 		[EVENT_TRUNCATE_ZERO] = AS_IS(SPILL_NONE),
@@ -51,6 +54,7 @@ static const struct state_result table[SPILL_STATES][STATE_EVENTS] = {
 		[EVENT_RESTORE_DONE] = NO(SPILL_NONE, EINVAL),
 		[EVENT_WRITE] = AS_IS(SPILL_NONE),
 		[EVENT_UNLINK] = AS_IS(SPILL_NONE),
+		[EVENT_LINK] = AS_IS(SPILL_NONE),
 	},
 	[SPILL_MIGRATING] = {
 		[EVENT_MIGRATE] = NO(SPILL_MIGRATING, EBUSY),
@@ -58,6 +62,7 @@ static const struct state_result table[SPILL_STATES][STATE_EVENTS] = {
 		[EVENT_MIGRATE_FAIL] = DELETED,
 		[EVENT_RELEASE] = NO(SPILL_MIGRATING, EBUSY),
 		[EVENT_OPEN_WRITE] = CANCELLED,
+		[EVENT_OPEN_RESIDENT] = CANCELLED,
 		[EVENT_CLOSE_SAME] = AS_IS(SPILL_MIGRATING),
 		[EVENT_CLOSE_CHANGED] = CANCELLED,
 		[EVENT_TRUNCATE_ZERO] = CANCELLED,
@@ -68,6 +73,7 @@ static const struct state_result table[SPILL_STATES][STATE_EVENTS] = {
 		[EVENT_RESTORE_DONE] = NO(SPILL_MIGRATING, EINVAL),
 		[EVENT_WRITE] = CANCELLED,
 		[EVENT_UNLINK] = CANCELLED,
+		[EVENT_LINK] = AS_IS(SPILL_MIGRATING),
 	},
 	[SPILL_MIGRATED] = {
 		[EVENT_MIGRATE] = NO(SPILL_MIGRATED, EALREADY),
@@ -75,6 +81,7 @@ static const struct state_result table[SPILL_STATES][STATE_EVENTS] = {
 		[EVENT_MIGRATE_FAIL] = NO(SPILL_MIGRATED, EINVAL),
 		[EVENT_RELEASE] = TO(SPILL_RELEASED, ACT_DROP_DATA),
 		[EVENT_OPEN_WRITE] = TO(SPILL_MIGRATED, ACT_SUSPECT),
+		[EVENT_OPEN_RESIDENT] = TO(SPILL_MIGRATED, ACT_SUSPECT),
 		[EVENT_CLOSE_SAME] = AS_IS(SPILL_MIGRATED),
 		[EVENT_CLOSE_CHANGED] = DELETED,
 		[EVENT_TRUNCATE_ZERO] = DELETED,
@@ -85,17 +92,19 @@ static const struct state_result table[SPILL_STATES][STATE_EVENTS] = {
 		[EVENT_RESTORE_DONE] = NO(SPILL_MIGRATED, EINVAL),
 		[EVENT_WRITE] = TO(SPILL_MIGRATED, ACT_SUSPECT),
 		[EVENT_UNLINK] = DELETED,
+		[EVENT_LINK] = AS_IS(SPILL_MIGRATED),
 	},
 	[SPILL_RELEASED] = {
 		[EVENT_MIGRATE] = NO(SPILL_RELEASED, EALREADY),
 		[EVENT_MIGRATE_DONE] = NO(SPILL_RELEASED, EINVAL),
 		[EVENT_MIGRATE_FAIL] = NO(SPILL_RELEASED, EINVAL),
 		[EVENT_RELEASE] = NO(SPILL_RELEASED, EALREADY),
-		[EVENT_OPEN_WRITE] = TO(SPILL_RELEASED, ACT_RESTORE_FIRST),
+		[EVENT_OPEN_WRITE] = AS_IS(SPILL_RELEASED),
+		[EVENT_OPEN_RESIDENT] = TO(SPILL_RELEASED, ACT_RESTORE_FIRST),
 		[EVENT_CLOSE_SAME] = AS_IS(SPILL_RELEASED),
 		[EVENT_CLOSE_CHANGED] = NO(SPILL_RELEASED, EINVAL),
 		[EVENT_TRUNCATE_ZERO] = DELETED,
-		[EVENT_TRUNCATE] = TO(SPILL_RELEASED, ACT_RESTORE_FIRST),
+		[EVENT_TRUNCATE] = AS_IS(SPILL_DIRTY),
 		[EVENT_READ] = TO(SPILL_RELEASED, ACT_READ_OBJECT),
 		[EVENT_READ_OFTEN] = TO(SPILL_RELEASED,
 					ACT_READ_OBJECT | ACT_RESTORE),
@@ -103,6 +112,7 @@ static const struct state_result table[SPILL_STATES][STATE_EVENTS] = {
 		[EVENT_RESTORE_DONE] = AS_IS(SPILL_MIGRATED),
 		[EVENT_WRITE] = AS_IS(SPILL_DIRTY),
 		[EVENT_UNLINK] = DELETED,
+		[EVENT_LINK] = AS_IS(SPILL_RELEASED),
 	},
 	[SPILL_DIRTY] = {
 		[EVENT_MIGRATE] = NO(SPILL_DIRTY, EBUSY),
@@ -110,9 +120,11 @@ static const struct state_result table[SPILL_STATES][STATE_EVENTS] = {
 		[EVENT_MIGRATE_FAIL] = NO(SPILL_DIRTY, EINVAL),
 		[EVENT_RELEASE] = TO(SPILL_DIRTY, ACT_RESTORE_FIRST),
 		[EVENT_OPEN_WRITE] = AS_IS(SPILL_DIRTY),
+		[EVENT_OPEN_RESIDENT] = AS_IS(SPILL_DIRTY),
 		[EVENT_CLOSE_SAME] = AS_IS(SPILL_DIRTY),
 		[EVENT_CLOSE_CHANGED] = AS_IS(SPILL_DIRTY),
-		[EVENT_TRUNCATE_ZERO] = DELETED,
+		/* The log is what says so. */
+		[EVENT_TRUNCATE_ZERO] = TO(SPILL_DIRTY, ACT_RESTORE),
 		[EVENT_TRUNCATE] = AS_IS(SPILL_DIRTY),
 		[EVENT_READ] = TO(SPILL_DIRTY, ACT_READ_OBJECT),
 		[EVENT_READ_OFTEN] = TO(SPILL_DIRTY,
@@ -122,6 +134,7 @@ static const struct state_result table[SPILL_STATES][STATE_EVENTS] = {
 		[EVENT_RESTORE_DONE] = DELETED,
 		[EVENT_WRITE] = AS_IS(SPILL_DIRTY),
 		[EVENT_UNLINK] = DELETED,
+		[EVENT_LINK] = TO(SPILL_DIRTY, ACT_RESTORE_FIRST),
 	},
 };
 
@@ -137,6 +150,7 @@ static const struct {
 	{SPILL_MIGRATED, EVENT_RELEASE, NO(SPILL_MIGRATED, EBUSY)},
 	/* The journal knows already. */
 	{SPILL_MIGRATED, EVENT_OPEN_WRITE, AS_IS(SPILL_MIGRATED)},
+	{SPILL_MIGRATED, EVENT_OPEN_RESIDENT, AS_IS(SPILL_MIGRATED)},
 	{SPILL_MIGRATED, EVENT_WRITE, AS_IS(SPILL_MIGRATED)},
 };
 /* clang-format on */
@@ -162,6 +176,7 @@ const char *state_event_name(enum state_event event)
 		[EVENT_MIGRATE_FAIL] = "migrate failed",
 		[EVENT_RELEASE] = "release",
 		[EVENT_OPEN_WRITE] = "open for writing",
+		[EVENT_OPEN_RESIDENT] = "open for writing, no log",
 		[EVENT_CLOSE_SAME] = "close unchanged",
 		[EVENT_CLOSE_CHANGED] = "close changed",
 		[EVENT_TRUNCATE_ZERO] = "truncate to zero",
@@ -172,6 +187,7 @@ const char *state_event_name(enum state_event event)
 		[EVENT_RESTORE_DONE] = "restore done",
 		[EVENT_WRITE] = "write",
 		[EVENT_UNLINK] = "unlink",
+		[EVENT_LINK] = "link",
 	};
 
 	return (size_t)event < ARRAY_SIZE(names) ? names[event] : "unknown";

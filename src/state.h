@@ -13,14 +13,17 @@
  *   none      -> MIGRATING refused       as is             as is
  *   MIGRATING refused      refused       cancel -> none    cancel -> none
  *   MIGRATED  already      -> RELEASED   copy is suspect   -> none, delete
- *   RELEASED  already      already       restore first     -> none, delete
- *   DIRTY     refused      restore first as is             -> none, delete
+ *   RELEASED  already      already       as is             -> none, delete
+ *   DIRTY     refused      restore first as is             as is, restore
  *
  * Refused is -EBUSY where trying again later can help, else -EINVAL, which is
  * also for events that cannot be. To restore what is resident is -EALREADY.
  * While the copies of MIGRATED are suspect, migrate and release are -EBUSY.
- * A write to RELEASED makes it DIRTY; but as long as opening for writing
- * restores first, there is none.
+ *
+ * A write to RELEASED makes it DIRTY. A file that may not become that (small,
+ * or with several names) is restored when it is opened for writing, and one
+ * that is that before it gets a second name. The log of a DIRTY file that is
+ * cut to nothing stays what the file is: it is restored from the log alone.
  */
 
 #include "spill_ea.h"
@@ -31,6 +34,7 @@ enum state_event {
 	EVENT_MIGRATE_FAIL, /* copying failed */
 	EVENT_RELEASE,
 	EVENT_OPEN_WRITE,    /* an open for writing; passthrough hides writes */
+	EVENT_OPEN_RESIDENT, /* the same of a file that gets no log */
 	EVENT_CLOSE_SAME,    /* last close, and nothing was written */
 	EVENT_CLOSE_CHANGED, /* last close after a change */
 	EVENT_TRUNCATE_ZERO, /* O_TRUNC or truncate(0) */
@@ -41,6 +45,7 @@ enum state_event {
 	EVENT_RESTORE_DONE, /* data durable on the front, unchanged */
 	EVENT_WRITE,	    /* data written where the daemon sees it */
 	EVENT_UNLINK,	    /* the last name is removed or renamed over */
+	EVENT_LINK,	    /* it gets a further name */
 	STATE_EVENTS
 };
 

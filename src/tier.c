@@ -33,7 +33,6 @@
 
 #define TICK_NS	    NSEC_PER_SEC
 #define PROBE_TICKS 5
-#define COUNTS_KEY  "counts"
 
 const struct tier_parts *tier_parts(struct tier *tier)
 {
@@ -63,7 +62,8 @@ const char *tier_ea_why(int err)
 
 /* By name and inode: its path would take the lock that is held. Once a second
  * is enough, for a tree of such files as well. */
-static void report_bad_ea(struct tier *tier, struct node *node, int fd, int err)
+void tier_report_bad(struct tier *tier, struct node *node, int fd,
+		     const char *why)
 {
 	struct stat st = {0};
 	int64_t now = monotonic_ns();
@@ -75,7 +75,7 @@ static void report_bad_ea(struct tier *tier, struct node *node, int fd, int err)
 	(void)fstatat(fd, "", &st, AT_EMPTY_PATH);
 	log_error("%s (inode %llu of the front): %s; the file is left alone",
 		  node->name ? node->name : "(no name)",
-		  (unsigned long long)st.st_ino, tier_ea_why(err));
+		  (unsigned long long)st.st_ino, why);
 }
 
 static int file_load(struct tier *tier, struct tier_file *file)
@@ -98,7 +98,13 @@ static int file_load(struct tier *tier, struct tier_file *file)
 		file->ea.ncopies = 0;
 	}
 	if (ret)
-		report_bad_ea(tier, node, fd.fd, ret);
+		tier_report_bad(tier, node, fd.fd, tier_ea_why(ret));
+	/* A crash came while it was written: the log knows its size. */
+	if (!ret && file->ea.flags & TIERFS_EA_F_LOGGING) {
+		ret = tier_dirty_load(file);
+		if (file->log_err)
+			ret = 0;
+	}
 	return ret;
 }
 
@@ -119,6 +125,7 @@ int tier_file_get(struct tier *tier, struct node *node, struct tier_file **ret)
 	CDS_INIT_LIST_HEAD(&file->waiters);
 	err = file_load(tier, file);
 	if (err) {
+		tier_dirty_drop(file);
 		free(file);
 		return err;
 	}
@@ -133,10 +140,12 @@ struct node *tier_file_idle(struct tier_file *file)
 	struct node *node = file->node;
 
 	if (file->nopen || file->move || file->journaling ||
-	    file->write_intent || !cds_list_empty(&file->waiters))
+	    file->write_intent || !cds_list_empty(&file->waiters) ||
+	    tier_dirty_unsettled(file))
 		return NULL;
 	if (file->src)
 		tier_src_put(file->src);
+	tier_dirty_drop(file);
 	node->file = NULL;
 	free(file);
 	return node;
@@ -282,10 +291,21 @@ void tier_unsettled_add(struct tier_file *file)
 	pthread_mutex_unlock(&tier->stale_lock);
 }
 
+static bool is_dirty(struct node *node)
+{
+	bool dirty;
+
+	pthread_mutex_lock(&node->lock);
+	dirty = node->file && tier_dirty_unsettled(node->file);
+	pthread_mutex_unlock(&node->lock);
+	return dirty;
+}
+
 static void settle_all(struct tier *tier)
 {
 	struct tier_unsettled *entry, *next;
 	CDS_LIST_HEAD(list);
+	CDS_LIST_HEAD(dirty);
 
 	pthread_mutex_lock(&tier->stale_lock);
 	cds_list_splice(&tier->unsettled, &list);
@@ -293,19 +313,15 @@ static void settle_all(struct tier *tier)
 	pthread_mutex_unlock(&tier->stale_lock);
 	cds_list_for_each_entry_safe (entry, next, &list, link) {
 		tier_settle(tier, entry->node);
+		if (is_dirty(entry->node)) {
+			cds_list_move(&entry->link, &dirty);
+			continue;
+		}
 		node_unref(entry->node);
 		free(entry);
 	}
-}
-
-static void save_counts(struct tier *tier)
-{
-	struct tier_counts counts;
-
-	if (!atomic_exchange(&tier->counts_dirty, false))
-		return;
-	tier_counts(tier, &counts);
-	journal_put(tier->parts.journal, COUNTS_KEY, &counts, sizeof(counts));
+	if (!cds_list_empty(&dirty))
+		tier_dirty_settle(tier, &dirty);
 }
 
 static void probe_run(struct mover_job *job)
@@ -366,7 +382,7 @@ static void tick(struct tier *tier)
 	settle_all(tier);
 	probe_targets(tier);
 	tier_stale_kick(tier);
-	save_counts(tier);
+	tier_save_counts(tier);
 }
 
 static void *waker_main(void *arg)
@@ -402,68 +418,6 @@ static void *waker_main(void *arg)
 	}
 	pthread_mutex_unlock(&tier->wake_lock);
 	return NULL;
-}
-
-/* ---- counts ----------------------------------------------------------- */
-
-void tier_count(struct tier *tier, enum spill_state from, enum spill_state to,
-		uint64_t size)
-{
-	if (from == to)
-		return;
-	if (from < SPILL_STATES) {
-		atomic_fetch_sub(&tier->files[from], 1);
-		atomic_fetch_sub(&tier->bytes[from], (int64_t)size);
-	}
-	if (to < SPILL_STATES) {
-		atomic_fetch_add(&tier->files[to], 1);
-		atomic_fetch_add(&tier->bytes[to], (int64_t)size);
-	}
-	atomic_store(&tier->counts_dirty, true);
-}
-
-void tier_count_file(struct tier_file *file, enum spill_state from,
-		     enum spill_state to, uint64_t size)
-{
-	/* Counted as gone when it lost its last name. */
-	if (!(atomic_load(&file->node->flags) & NODE_UNLINKED))
-		tier_count(file->tier, from, to, size);
-}
-
-void tier_count_resize(struct tier *tier, int64_t delta)
-{
-	if (!delta)
-		return;
-	atomic_fetch_add(&tier->bytes[SPILL_NONE], delta);
-	atomic_store(&tier->counts_dirty, true);
-}
-
-void tier_counts(struct tier *tier, struct tier_counts *ret)
-{
-	for (int i = 0; i < SPILL_STATES; i++) {
-		ret->files[i] = atomic_load(&tier->files[i]);
-		ret->bytes[i] = atomic_load(&tier->bytes[i]);
-	}
-}
-
-static int load_counts(struct tier *tier)
-{
-	struct tier_counts counts;
-	int ret;
-
-	ret = journal_get(tier->parts.journal, COUNTS_KEY, &counts,
-			  sizeof(counts));
-	if (ret == -ENOENT)
-		return 0;
-	if (ret < 0)
-		return ret;
-	if (ret != sizeof(counts))
-		return -EBADMSG;
-	for (int i = 0; i < SPILL_STATES; i++) {
-		atomic_store(&tier->files[i], counts.files[i]);
-		atomic_store(&tier->bytes[i], counts.bytes[i]);
-	}
-	return 0;
 }
 
 /* ---- durability ------------------------------------------------------- */
@@ -524,6 +478,24 @@ static unsigned int batch_files(void)
 	return min_t(rlim_t, limit.rlim_cur / 8 + 1, TIER_BATCH_FILES);
 }
 
+/* The size of the largest file that the front can have: asked of it, for each
+ * has rules of its own. */
+static uint64_t max_size(struct front *front)
+{
+	_cleanup_close_ int fd = openat(front->staging_fd, ".",
+					O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	uint64_t low = 0, bit = 1ULL << 47;
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_FSIZE, &limit) < 0)
+		limit.rlim_cur = RLIM_INFINITY;
+	for (; fd >= 0 && bit; bit >>= 1)
+		if ((low | bit) <= limit.rlim_cur &&
+		    ftruncate(fd, (off_t)(low | bit)) == 0)
+			low |= bit;
+	return fd < 0 ? TIERFS_SIZE_MAX : low;
+}
+
 int tier_start(const struct tier_parts *parts, struct tier **ret)
 {
 	_cleanup_free_ struct tier *tier = calloc(1, sizeof(*tier));
@@ -534,6 +506,7 @@ int tier_start(const struct tier_parts *parts, struct tier **ret)
 		return -ENOMEM;
 	tier->parts = *parts;
 	tier->batch_files = batch_files();
+	tier->max_size = max_size(parts->front);
 	tier_retune(tier, parts->config);
 	CDS_INIT_LIST_HEAD(&tier->wake_list);
 	CDS_INIT_LIST_HEAD(&tier->stale);
@@ -546,7 +519,7 @@ int tier_start(const struct tier_parts *parts, struct tier **ret)
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&tier->wake_cond, &attr);
 	pthread_condattr_destroy(&attr);
-	err = load_counts(tier);
+	err = tier_load_counts(tier);
 	if (!err)
 		err = tier_adopt(tier);
 	if (err)
@@ -579,7 +552,7 @@ void tier_stop(struct tier *tier)
 	pthread_join(tier->waker, NULL);
 	settle_all(tier);
 	tier_sync(tier);
-	save_counts(tier);
+	tier_save_counts(tier);
 	tier_stale_free(tier);
 	free(tier->unsynced);
 	pthread_mutex_destroy(&tier->wake_lock);

@@ -32,6 +32,7 @@
 #include "tierfs/target.h"
 
 struct tier;
+struct delta_view;
 
 /* ---- life ------------------------------------------------------------- */
 
@@ -97,10 +98,11 @@ bool tier_wait_cancel(struct node *node, struct tier_wait *wait);
  * for handles and, around the single call, for truncate(2) and what else
  * changes data without a handle.
  *
- * 0             the use is counted, tier_close() ends it. For writing the file
- *               is resident and stays so; with O_TRUNC what it held is no
- *               longer needed, and the caller truncates. Until the call the
- *               contents are as before, but for O_TRUNC.
+ * 0             the use is counted, tier_close() ends it. For writing a file
+ *               that is resident stays so; one that is not may become it. With
+ *               O_TRUNC what it held is no longer needed, and the caller
+ *               truncates. Until the call the contents are as before, but for
+ *               O_TRUNC.
  * -EINPROGRESS  parked
  * -EIO          the target is offline and the data is needed to open for
  *               writing
@@ -118,8 +120,8 @@ struct tier_data {
 	int fd; /* O_RDWR if write was asked for, else readable */
 	struct tier_src *src;
 };
-/* 0; -EREMOTE: the data is in an object (reads: tier_read(); a file in use
- * for writing is never remote); other errors of open(2) on the front. */
+/* 0; -EREMOTE: the data is in an object: tier_read(), tier_write() and the
+ * others below; other errors of open(2) on the front. */
 int tier_data_get(struct tier *tier, struct node *node, bool write,
 		  struct tier_data *ret);
 void tier_data_put(struct tier_data *data);
@@ -134,9 +136,31 @@ struct tier_read {
 	/* the tier's */
 	struct target_io io;
 	struct tier_src *src;
+	struct delta_view *view;
 	struct cds_list_head link;
 };
 void tier_read(struct tier *tier, struct node *node, struct tier_read *read);
+
+/*
+ * Changing a file in use for writing whose data is in an object: nothing of it
+ * is read, the change is logged on the front (tier_dirty.c). Of all of them:
+ * -EALREADY: it is resident (now), tier_data_get() has its file. -EIO: the log
+ * cannot be understood; -EFBIG: no file on the front can be that large; errors
+ * of write(2) on the front. The thread acts as the client.
+ */
+int tier_write(struct tier *tier, struct node *node, const void *buf,
+	       size_t len, uint64_t off);
+int tier_truncate(struct tier *tier, struct node *node, uint64_t size);
+/* Zeros; extend: the file may become longer by them. */
+int tier_zero(struct tier *tier, struct node *node, uint64_t off, uint64_t len,
+	      bool extend);
+/* What was changed so far is durable; may block on the front's disk. For any
+ * use. */
+int tier_fsync(struct tier *tier, struct node *node, bool datasync);
+/* For what cannot be logged: 0, it is resident. -EINPROGRESS: parked until it
+ * is. -EOPNOTSUPP: it cannot be, having no name. */
+int tier_need_resident(struct tier *tier, struct node *node,
+		       struct tier_wait *wait);
 
 /* SEEK_DATA and SEEK_HOLE of a released file. done on a worker or at once;
  * -EAGAIN: it is resident (now), ask the front. */
@@ -199,14 +223,15 @@ int tier_state(struct tier *tier, struct node *node, enum spill_state *ret);
  * object is lost or leaked: they take the directories' locks, keep the last
  * name of a tiered file in .tierfs/orphans until its objects are deleted, and
  * tell the nodes. errors as of the system call. Names in .tierfs are the
- * caller's to refuse.
+ * caller's to refuse. A file with a log must be restored before it gets a
+ * second name: tier_link() parks wait then (-EINPROGRESS).
  */
 int tier_unlink(struct tier *tier, struct node *parent, const char *name);
 int tier_rename(struct tier *tier, struct node *parent, const char *name,
 		struct node *newparent, const char *newname,
 		unsigned int flags);
 int tier_link(struct tier *tier, struct node *node, struct node *newparent,
-	      const char *newname);
+	      const char *newname, struct tier_wait *wait);
 /* A file was made by the mount (create, mknod): counted. An O_TMPFILE, which is
  * node_unlinked(), counts from tier_link() on. */
 void tier_created(struct tier *tier, struct node *node);
@@ -241,6 +266,7 @@ struct tier_request {
 	uint64_t job_id; /* the mover's, from tier_submit() on; 0: none */
 	/* the tier's */
 	struct cds_list_head link;
+	struct tier_request *asked; /* it is a step of that one */
 };
 
 /* Queues op for n files in as few jobs as is good, in an order of its own: reqs

@@ -22,6 +22,8 @@
 /*
  * Of a file that can be written to, a ctime that was kept holds until the first
  * write. While the copy is suspect it is known what the inode's ctime was then.
+ * While there is a log, writing to that gives mtime and ctime the same value, and
+ * setting an EA does not.
  * Without a copy nothing is known of writes; but every write sets mtime, and to
  * a time that is later than the ctime that was kept, and no later than the
  * inode's (as one in the future is, that a user set before).
@@ -37,6 +39,8 @@ int64_t tier_shown_ctime(const struct tier_file *file, const struct stat *st)
 		return ctime;
 	if (ea->flags & TIERFS_EA_F_WRITING)
 		written = ctime != file->base_ctime;
+	else if (ea->flags & TIERFS_EA_F_LOGGING)
+		written = ctime == timespec_to_ns(st->st_mtim);
 	else if (ea->state == SPILL_NONE)
 		written = mtime > ea->ctime && mtime <= ctime;
 	return written ? ctime : ea->ctime;
@@ -49,10 +53,12 @@ static void show(const struct tier_file *file, struct stat *st)
 
 	if (ea->flags & TIERFS_EA_F_INO)
 		st->st_ino = ea->ino;
-	if (ea->state == SPILL_RELEASED || ea->state == SPILL_DIRTY)
-		st->st_size = (off_t)ea->size;
-	if (ea->state >= SPILL_MIGRATED && !writing)
+	if (tier_is_stub(ea->state)) {
+		st->st_size = (off_t)tier_stub_size(file);
+		st->st_blocks = (blkcnt_t)tier_stub_blocks(file);
+	} else if (ea->state == SPILL_MIGRATED && !writing) {
 		st->st_blocks = (blkcnt_t)ea->blocks;
+	}
 	st->st_ctim = timespec_from_ns(tier_shown_ctime(file, st));
 	if (file->filling) {
 		st->st_mtim = file->fill_mtime;
@@ -67,6 +73,12 @@ static bool still_volatile(struct node *node)
 
 	if (node->file && node->file->nwrite)
 		return true;
+	/* What is not on the front is mapped in the mount alone, and in use as
+	 * long as it is. */
+	if (node->file && tier_is_stub(node->file->ea.state)) {
+		atomic_fetch_and(&node->flags, ~NODE_VOLATILE);
+		return false;
+	}
 	/* Opening the file would break the lease that a move has on it. */
 	if (node->file && node->file->move && node->file->move->fd >= 0)
 		return true;
@@ -85,12 +97,12 @@ static int getattr_locked(struct tier *tier, struct node *node,
 	struct stat st;
 	int err;
 
-	/* Before the stat: afterwards nothing may write without a new open. */
-	*ret_volatile = atomic_load(&node->flags) & NODE_VOLATILE &&
-			still_volatile(node);
 	err = tier_file_get(tier, node, &file);
 	if (err)
 		return err;
+	/* Before the stat: afterwards nothing may write without a new open. */
+	*ret_volatile = atomic_load(&node->flags) & NODE_VOLATILE &&
+			still_volatile(node);
 	err = node_fd_get(node, &fd);
 	if (err)
 		return err;

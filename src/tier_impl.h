@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "delta.h"
 #include "state.h"
 #include "tier.h"
 
@@ -46,6 +47,7 @@ struct tier {
 
 	_Atomic(int64_t) bad_ea_told; /* monotonic ns */
 	unsigned int batch_files;     /* what the limit of descriptors allows */
+	uint64_t max_size;	      /* of a file on the front */
 	unsigned int ticks;	      /* the waker's alone */
 	_Atomic(bool) probing;	      /* a job looks after the targets */
 
@@ -122,6 +124,16 @@ struct tier_file {
 	int64_t base_mtime, base_ctime;
 
 	int64_t base_size; /* of a resident file when writing began */
+
+	/* DIRTY (tier_dirty.c): what the log says, and the stub. NULL: not
+	 * needed since the log was settled. */
+	struct delta *delta;
+	struct tier_src *log; /* a reference */
+	int log_err;	      /* the log cannot be understood */
+	bool log_lost;	      /* a sync failed: never settled */
+	/* A restore past the limits failed: when it is worth another try. */
+	int64_t retry_at, retry_ns;
+
 	/* While it is filled in place its times are not those to show. */
 	bool filling;
 	struct timespec fill_atime, fill_mtime;
@@ -143,6 +155,9 @@ struct tier_src {
 	bool opening;
 	struct cds_list_head reads; /* wait for the object */
 	struct target_io io;
+	/* Under node->lock: goes when nobody reads it any more. */
+	bool is_stale;
+	struct tier_stale stale;
 };
 
 /* -- tier.c: files, waiting, counts ------------------------------------- */
@@ -176,13 +191,25 @@ int64_t tier_shown_ctime(const struct tier_file *file, const struct stat *st);
 int tier_ea_set(struct tier_file *file, struct spill_ea *ea, bool hide);
 /* The file's state as users see it: suspect and stale ones are none. */
 enum spill_state tier_file_state(const struct tier_file *file);
+/* Says why the file behind fd cannot be used. */
+void tier_report_bad(struct tier *tier, struct node *node, int fd,
+		     const char *why);
+
+/* -- tier_count.c ------------------------------------------------------- */
+
 /* A file is counted in another state, or gone (SPILL_STATES). */
 void tier_count(struct tier *tier, enum spill_state from, enum spill_state to,
 		uint64_t size);
 /* The same for one that is known, unless it has no name any more. */
 void tier_count_file(struct tier_file *file, enum spill_state from,
 		     enum spill_state to, uint64_t size);
-void tier_count_resize(struct tier *tier, int64_t delta);
+void tier_count_resize(struct tier *tier, enum spill_state state,
+		       int64_t delta);
+
+int tier_load_counts(struct tier *tier);
+void tier_save_counts(struct tier *tier);
+
+/* -- tier.c again ------------------------------------------------------- */
 
 /* To be settled at the next tick. node->lock held. */
 void tier_unsettled_add(struct tier_file *file);
@@ -199,6 +226,33 @@ struct tier_src *tier_src_remote(struct tier *tier, const struct spill_copy *c);
 void tier_src_put(struct tier_src *src);
 /* The file's source, made if need be, not referenced. node->lock held. */
 int tier_file_src(struct tier_file *file, struct tier_src **ret);
+/* A descriptor of a local one, opened if need be. node->lock held. */
+int tier_src_fd(struct tier_src *src, struct node *node, bool write);
+void tier_src_get(struct tier_src *src);
+
+/* -- tier_dirty.c ------------------------------------------------------- */
+
+/* Is the data elsewhere? */
+static inline bool tier_is_stub(enum spill_state state)
+{
+	return state == SPILL_RELEASED || state == SPILL_DIRTY;
+}
+/* The logical size of a stub, and the blocks it shows. node->lock held. */
+uint64_t tier_stub_size(const struct tier_file *file);
+uint64_t tier_stub_blocks(const struct tier_file *file);
+/* Makes file->delta of a DIRTY file, if there is none. node->lock held. -EIO:
+ * the log cannot be understood. */
+int tier_dirty_load(struct tier_file *file);
+/* Forgets it. node->lock held. */
+void tier_dirty_drop(struct tier_file *file);
+/* What the log says of read's range. node->lock held. */
+int tier_dirty_view(struct tier_file *file, struct tier_read *read);
+/* The last writer left, or a crash was found: to be settled. */
+bool tier_dirty_unsettled(const struct tier_file *file);
+/* Settles a list of tier_unsettled, which it takes over. On the waker. */
+void tier_dirty_settle(struct tier *tier, struct cds_list_head *list);
+/* A restore ended: when the next may be begun. node->lock held. */
+void tier_dirty_restored(struct tier_file *file, int err);
 
 /* -- tier_open.c -------------------------------------------------------- */
 

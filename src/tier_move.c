@@ -159,13 +159,21 @@ static const char *const op_names[] = {
 	[TIER_RESTORE] = "restore",
 };
 
+/* The first step's is that of what was asked for. */
+static void set_job(struct tier_request *req, uint64_t id, enum tier_op op)
+{
+	req->job_id = id;
+	if (req->asked && op == TIER_RESTORE)
+		req->asked->job_id = id;
+}
+
 static void attach(struct tier_move *move, struct mover_job *job, bool solo,
 		   bool locked)
 {
 	pthread_mutex_t *lock = &move->file->node->lock;
 
 	if (move->req)
-		move->req->job_id = job->id;
+		set_job(move->req, job->id, move->op);
 	if (!locked)
 		pthread_mutex_lock(lock);
 	move->job = job;
@@ -234,8 +242,10 @@ int tier_recall(struct tier_file *file, enum mover_prio prio)
 			mover_raise(tier->parts.mover, move->job, prio);
 		return 0;
 	}
+	/* Of a log over nothing no object is needed. */
 	target = tier_target(tier, file->ea.copies[0].target);
-	if (!target || !target_online(target, NULL, 0))
+	if ((!target || !target_online(target, NULL, 0)) &&
+	    !(file->delta && delta_base_valid(file->delta) == 0))
 		return -EIO;
 	move = tier_move_new(file, TIER_RESTORE, NULL);
 	if (!move)
@@ -244,8 +254,8 @@ int tier_recall(struct tier_file *file, enum mover_prio prio)
 		snprintf(path, sizeof(path), "%s", file->node->name);
 	else
 		path[0] = '\0';
-	ret = queue_moves(tier, TIER_RESTORE, prio, &move, 1, file->ea.size,
-			  path, true);
+	ret = queue_moves(tier, TIER_RESTORE, prio, &move, 1,
+			  tier_stub_size(file), path, true);
 	if (ret) {
 		file->move = NULL;
 		free(move);
@@ -299,7 +309,7 @@ static void join_resume(struct tier_wait *wait, int err)
 	join->req->bytes = err ? 0 : join->size;
 	if (err == -ECANCELED &&
 	    !tier_state(join->tier, join->req->node, &state) &&
-	    state != SPILL_RELEASED)
+	    !tier_is_stub(state))
 		answer(join->req, TIER_ALREADY, NULL); /* was cut off */
 	else if (err == -ECANCELED)
 		answer(join->req, TIER_FAILED, "cancelled");
@@ -319,10 +329,10 @@ static bool join_recall(struct tier_file *file, struct tier_request *req,
 		return false;
 	join->tier = file->tier;
 	join->req = req;
-	join->size = file->ea.size;
+	join->size = tier_stub_size(file);
 	join->wait.resume = join_resume;
 	if (file->move->job) {
-		req->job_id = file->move->job->id;
+		set_job(req, file->move->job->id, TIER_RESTORE);
 		mover_raise(file->tier->parts.mover, file->move->job, prio);
 	}
 	tier_park(file, &join->wait);
@@ -346,7 +356,7 @@ static int answer_now(struct tier_file *file, enum tier_op op,
 {
 	enum spill_state state = tier_file_state(file);
 	struct node *node = file->node;
-	bool gone = state == SPILL_RELEASED;
+	bool gone = tier_is_stub(state);
 
 	*ret_reason = NULL;
 	*ret_result = TIER_REFUSED;
@@ -361,8 +371,12 @@ static int answer_now(struct tier_file *file, enum tier_op op,
 		*ret_reason = "not a regular file";
 		return 1;
 	}
+	if (state == SPILL_DIRTY && op == TIER_MIGRATE) {
+		*ret_reason = "written while released: restore it first";
+		return 1;
+	}
 	*ret_result = TIER_ALREADY;
-	if (op == TIER_RESTORE ? !gone : gone)
+	if (op == TIER_RESTORE ? !gone : state == SPILL_RELEASED)
 		return 1;
 	if (op == TIER_MIGRATE && state == SPILL_MIGRATED)
 		return 1;
@@ -382,6 +396,57 @@ static int answer_now(struct tier_file *file, enum tier_op op,
 		return 1;
 	}
 	return 0;
+}
+
+/*
+ * A file that was written while released is released by restoring it, migrating
+ * it anew, and releasing that: one request after the other. Its job is the first
+ * one's, for who wants to cancel it.
+ */
+struct chain {
+	struct tier_request req;
+	struct tier *tier;
+	enum mover_prio prio;
+	bool restored;
+};
+
+static void chain_done(struct tier_request *req)
+{
+	struct chain *chain = container_of(req, struct chain, req);
+	struct tier_request *asked = req->asked;
+
+	if (!chain->restored && req->result <= TIER_ALREADY) {
+		chain->restored = true;
+		tier_submit(chain->tier, TIER_MIGRATE_RELEASE, chain->prio,
+			    &req, 1);
+		return;
+	}
+	asked->bytes = req->bytes;
+	if (req->reason[0])
+		answer(asked, req->result, "%s", req->reason);
+	else
+		answer(asked, req->result, NULL);
+	free(chain);
+}
+
+/* node->lock is not held. */
+static void submit_chain(struct batch *b, struct tier_request *asked)
+{
+	struct chain *chain = calloc(1, sizeof(*chain));
+	struct tier_request *req;
+
+	if (!chain) {
+		answer(asked, TIER_FAILED, "%s", strerror(ENOMEM));
+		return;
+	}
+	chain->tier = b->tier;
+	chain->prio = b->prio;
+	chain->req = (struct tier_request){.node = asked->node,
+					   .path = asked->path,
+					   .asked = asked,
+					   .done = chain_done};
+	req = &chain->req;
+	tier_submit(b->tier, TIER_RESTORE, b->prio, &req, 1);
 }
 
 /* What is migrated already goes on to be released, in a batch of its own. */
@@ -408,6 +473,11 @@ static void submit_one(struct batch *b, struct batch *released,
 		answer(req, result, reason ? "%s" : NULL, reason);
 		return;
 	}
+	if (file->ea.state == SPILL_DIRTY && b->op != TIER_RESTORE) {
+		tier_file_unlock(file);
+		submit_chain(b, req);
+		return;
+	}
 	if (file->move) {
 		bool joined = join_recall(file, req, b->prio);
 
@@ -418,7 +488,7 @@ static void submit_one(struct batch *b, struct batch *released,
 	}
 	if (b->op == TIER_MIGRATE_RELEASE && file->ea.state == SPILL_MIGRATED)
 		b = released;
-	size = file->ea.size;
+	size = tier_stub_size(file);
 	if (file->ea.state == SPILL_NONE && !tier_stat_node(req->node, &st))
 		size = (uint64_t)st.st_size;
 	move = tier_move_new(file, b->op, req);

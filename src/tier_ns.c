@@ -109,8 +109,8 @@ static void count_gone(struct tier *tier, struct node *node,
 
 	if (state == SPILL_MIGRATING)
 		state = SPILL_NONE;
-	if (state == SPILL_RELEASED)
-		size = file->ea.size;
+	if (tier_is_stub(state))
+		size = tier_stub_size(file);
 	else if (file && file->nwrite)
 		size = (uint64_t)file->base_size; /* until the last close */
 	tier_count(tier, state, SPILL_STATES, size);
@@ -339,8 +339,31 @@ static void count_linked(struct tier *tier, struct node *node, int fd)
 			   (uint64_t)st.st_size);
 }
 
+/* With several names there is no swap, so there must be no log either. The
+ * locks of tier_meta_begin() are held. */
+static int restore_first(struct tier *tier, struct node *node,
+			 struct tier_wait *wait)
+{
+	struct tier_file *file;
+	int ret;
+
+	/* An unknown EA does not keep a file from being named. */
+	if (!S_ISREG(node->type) || !(atomic_load(&node->flags) & NODE_EA) ||
+	    tier_file_get(tier, node, &file))
+		return 0;
+	if (!(state_next(file->ea.state, 0, EVENT_LINK).actions &
+	      ACT_RESTORE_FIRST) &&
+	    !(file->ea.state == SPILL_RELEASED && file->nwrite))
+		return 0;
+	ret = tier_recall(file, MOVER_RECALL);
+	if (ret)
+		return ret;
+	tier_park(file, wait);
+	return -EINPROGRESS;
+}
+
 int tier_link(struct tier *tier, struct node *node, struct node *newparent,
-	      const char *newname)
+	      const char *newname, struct tier_wait *wait)
 {
 	_cleanup_node_fd_ struct node_fd dir = NODE_FD_NONE;
 	_cleanup_node_fd_ struct node_fd fd = NODE_FD_NONE;
@@ -357,6 +380,8 @@ int tier_link(struct tier *tier, struct node *node, struct node *newparent,
 	if (!ret && atomic_load(&node->flags) & NODE_UNLINKED &&
 	    atomic_load(&node->flags) & NODE_EA)
 		ret = -ENOENT; /* its only name is the orphans' */
+	if (!ret)
+		ret = restore_first(tier, node, wait);
 	if (!ret && linkat(AT_FDCWD, proc_fd_path(fd.fd, proc), dir.fd, newname,
 			   AT_SYMLINK_FOLLOW) < 0)
 		ret = -errno;

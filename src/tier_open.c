@@ -25,6 +25,9 @@
  * contents (EA not yet durable: the object is deleted only after a sync) or the
  * new ones.
  *
+ * A file whose data is in an object is opened for writing as it is: what is
+ * written is logged (tier_dirty.c).
+ *
  * A running migration is stopped by a use for writing: its lease is given back
  * first, for the front's file system would make the open wait for it. A release
  * that has not yet dropped the data is undone by any use; from then on it holds
@@ -137,7 +140,7 @@ int tier_drop_copies(struct tier_file *file, bool touch)
 	if (!(old.flags & TIERFS_EA_F_WRITING)) /* else counted as none */
 		tier_count_file(file, old.state, SPILL_NONE, old.size);
 	if (stub)
-		tier_count_resize(file->tier, -(int64_t)old.size);
+		tier_count_resize(file->tier, SPILL_NONE, -(int64_t)old.size);
 	old.flags &= ~TIERFS_EA_F_INO; /* the number is still shown */
 	tier_stale_file(file->tier, &old, file->write_intent, 0);
 	file->write_intent = 0;
@@ -145,6 +148,8 @@ int tier_drop_copies(struct tier_file *file, bool touch)
 		tier_src_put(file->src);
 		file->src = NULL;
 	}
+	/* Others may have it open for writing, as it was. */
+	file->base_size = 0;
 	return 0;
 }
 
@@ -198,15 +203,31 @@ static int mark_writing(struct tier_file *file)
 	return 0;
 }
 
+/* May what is written to it be logged? Not that of a small file, which is back
+ * sooner, or of one with several names, which cannot be swapped. */
+static bool may_log(struct tier_file *file)
+{
+	struct stat st;
+
+	if (file->ea.state != SPILL_RELEASED)
+		return true;
+	return file->ea.size >=
+		       atomic_load(&file->tier->tunables.restore_below) &&
+	       !tier_stat_node(file->node, &st) && st.st_nlink == 1;
+}
+
 static int open_write(struct tier_file *file, bool truncate)
 {
+	enum state_event event = truncate	 ? EVENT_TRUNCATE_ZERO
+				 : may_log(file) ? EVENT_OPEN_WRITE
+						 : EVENT_OPEN_RESIDENT;
 	struct state_result next;
 	int ret;
 
 	if (file->move && file->move->op != TIER_RESTORE)
 		tier_move_cancel(file);
 	next = state_next(file->ea.state, file->ea.flags & TIERFS_EA_F_WRITING,
-			  truncate ? EVENT_TRUNCATE_ZERO : EVENT_OPEN_WRITE);
+			  event);
 	if (next.err)
 		return next.err;
 	if (file->move && file->move->op == TIER_RESTORE) {
@@ -214,13 +235,15 @@ static int open_write(struct tier_file *file, bool truncate)
 		 * What is cut off is not waited for: a swap finds at its end
 		 * that it is pointless. Waiting for it here, after cancelling
 		 * it, would let two clients go round for ever, one cancelling
-		 * what the other begins. Only a fill writes to the stub itself.
+		 * what the other begins. Nor is what can be logged: the swap
+		 * applies it. Only a fill writes to the stub itself.
 		 */
-		if (!truncate || file->filling) {
+		if (event == EVENT_OPEN_RESIDENT || file->filling) {
 			tier_recall(file, MOVER_RECALL);
 			return -EINPROGRESS;
 		}
-		tier_move_cancel(file);
+		if (next.actions & ACT_DELETE_OBJECT)
+			tier_move_cancel(file);
 	}
 	if (next.actions & ACT_RESTORE_FIRST) {
 		ret = tier_recall(file, MOVER_RECALL);
@@ -244,7 +267,7 @@ static int open_read(struct tier_file *file)
 {
 	if (file->move && file->move->op == TIER_RELEASE)
 		tier_move_cancel(file);
-	if (file->ea.state == SPILL_RELEASED)
+	if (tier_is_stub(file->ea.state))
 		file->unread++;
 	return 0;
 }
@@ -297,10 +320,12 @@ static void last_writer(struct tier_file *file)
 {
 	struct stat st;
 
-	if (!(atomic_load(&file->node->flags) & NODE_UNLINKED) &&
+	if (!tier_is_stub(file->ea.state) &&
+	    !(atomic_load(&file->node->flags) & NODE_UNLINKED) &&
 	    !tier_stat_node(file->node, &st))
-		tier_count_resize(file->tier, st.st_size - file->base_size);
-	if (file->write_intent)
+		tier_count_resize(file->tier, SPILL_NONE,
+				  st.st_size - file->base_size);
+	if (file->write_intent || tier_dirty_unsettled(file))
 		tier_unsettled_add(file);
 }
 
@@ -331,8 +356,7 @@ struct tier_handles *tier_handles(struct node *node)
 
 bool tier_resident(struct node *node)
 {
-	return node->file->ea.state != SPILL_RELEASED &&
-	       node->file->ea.state != SPILL_DIRTY;
+	return !tier_is_stub(node->file->ea.state);
 }
 
 /* ---- settling --------------------------------------------------------- */

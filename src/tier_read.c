@@ -49,7 +49,7 @@ struct tier_src *tier_src_remote(struct tier *tier, const struct spill_copy *c)
 	return src;
 }
 
-static void src_get(struct tier_src *src)
+void tier_src_get(struct tier_src *src)
 {
 	atomic_fetch_add(&src->refs, 1);
 }
@@ -64,6 +64,8 @@ void tier_src_put(struct tier_src *src)
 		close(src->fd_write);
 	if (src->object)
 		target_object_close_async(src->object);
+	if (src->is_stale)
+		tier_stale_add(src->tier, &src->stale);
 	pthread_mutex_destroy(&src->lock);
 	free(src);
 }
@@ -71,7 +73,7 @@ void tier_src_put(struct tier_src *src)
 int tier_file_src(struct tier_file *file, struct tier_src **ret)
 {
 	if (!file->src) {
-		if (file->ea.state == SPILL_RELEASED)
+		if (tier_is_stub(file->ea.state))
 			file->src = tier_src_remote(file->tier,
 						    &file->ea.copies[0]);
 		else
@@ -83,7 +85,7 @@ int tier_file_src(struct tier_file *file, struct tier_src **ret)
 	return 0;
 }
 
-static int src_fd(struct tier_src *src, struct node *node, bool write)
+int tier_src_fd(struct tier_src *src, struct node *node, bool write)
 {
 	int fd;
 
@@ -113,9 +115,9 @@ int tier_data_get(struct tier *tier, struct node *node, bool write,
 	pthread_mutex_lock(&node->lock);
 	err = tier_file_src(node->file, &src);
 	if (!err && !src->remote)
-		fd = src_fd(src, node, write);
+		fd = tier_src_fd(src, node, write);
 	if (!err && fd >= 0) {
-		src_get(src);
+		tier_src_get(src);
 		ret->src = src;
 		ret->fd = fd;
 	}
@@ -132,11 +134,28 @@ void tier_data_put(struct tier_data *data)
 
 /* ---- reading in place ------------------------------------------------- */
 
+/* With what the log says over what the object has. */
+static int64_t read_merge(struct tier_read *read, int64_t res)
+{
+	struct delta_view *view = read->view;
+
+	if (res >= 0 && (uint64_t)res < view->need_len)
+		res = -EIO;
+	if (res >= 0) {
+		delta_view_apply(view, read->buf);
+		res = (int64_t)view->len;
+	}
+	delta_view_free(view);
+	free(view);
+	read->view = NULL;
+	return res;
+}
+
 static void read_finish(struct tier_read *read, int64_t res)
 {
-	struct tier_src *src = read->src;
-
-	tier_src_put(src);
+	if (read->view)
+		res = read_merge(read, res);
+	tier_src_put(read->src);
 	read->done(read, res);
 }
 
@@ -151,9 +170,17 @@ static void read_done(struct target_io *io, int64_t res)
 
 static void read_submit(struct tier_read *read)
 {
+	char *buf = read->buf;
+	size_t len = read->len;
+	uint64_t off = read->off;
+
+	if (read->view) {
+		len = read->view->need_len;
+		off = read->view->need_off;
+		buf += off - read->off;
+	}
 	read->io.done = read_done;
-	target_read_async(read->src->object, read->buf, read->len, read->off,
-			  false, &read->io);
+	target_read_async(read->src->object, buf, len, off, false, &read->io);
 }
 
 static void open_done(struct target_io *io, int64_t res)
@@ -182,7 +209,7 @@ static void open_done(struct target_io *io, int64_t res)
 /* opening is set, by the caller. */
 static void src_open(struct tier_src *src)
 {
-	src_get(src);
+	tier_src_get(src);
 	src->io.done = open_done;
 	target_open_async(src->target, src->oid, &src->object, &src->io);
 }
@@ -217,14 +244,18 @@ void tier_read(struct tier *tier, struct node *node, struct tier_read *read)
 	ssize_t n;
 	int fd = -1, err;
 
+	read->view = NULL;
 	pthread_mutex_lock(&node->lock);
 	err = tier_file_src(node->file, &src);
 	if (!err && !src->remote) {
-		fd = src_fd(src, node, false);
+		fd = tier_src_fd(src, node, false);
 		err = fd < 0 ? fd : 0;
+	} else if (!err && node->file->ea.state == SPILL_DIRTY) {
+		/* Now: the log may be gone when the object's part is there. */
+		err = tier_dirty_view(node->file, read);
 	}
 	if (!err) {
-		src_get(src);
+		tier_src_get(src);
 		read->src = src;
 		if (src->remote)
 			tier_count_read(node->file);
@@ -232,6 +263,8 @@ void tier_read(struct tier *tier, struct node *node, struct tier_read *read)
 	pthread_mutex_unlock(&node->lock);
 	if (err) {
 		read->done(read, err);
+	} else if (read->view && !read->view->need_len) {
+		read_finish(read, 0);
 	} else if (src->remote) {
 		read_remote(read);
 	} else {
@@ -309,8 +342,12 @@ void tier_seek(struct tier *tier, struct node *node, struct tier_seek *seek)
 	res = tier_file_lock(tier, node, &file);
 	if (!res) {
 		ea = file->ea;
+		ea.size = tier_stub_size(file);
+		/* Holes of the object are not looked for under a log. */
+		if (ea.state == SPILL_DIRTY)
+			ea.blocks = ea.size / 512 + 1;
 		tier_file_unlock(file);
-		if (ea.state != SPILL_RELEASED)
+		if (!tier_is_stub(ea.state))
 			res = -EAGAIN;
 		else if (seek->off >= ea.size)
 			res = -ENXIO;

@@ -30,7 +30,9 @@
  * and put back the times. Nobody else writes to the stub: uses for writing are
  * parked until the end.
  *
- * The object is kept: the file is MIGRATED, and releasing it again is free.
+ * The object is kept: the file is MIGRATED, and releasing it again is free. But
+ * that of a DIRTY file, or of one that somebody has open for writing, goes, and
+ * the file has no copy: tier_apply.c.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -44,24 +46,17 @@
 #include "fault.h"
 #include "log.h"
 #include "oid.h"
-#include "tier_impl.h"
+#include "tier_restore.h"
 #include "util.h"
 
 /* What a restore leaves free on the front, for those who write. */
 #define RESERVE_SHIFT 7 /* 1/128 of it */
 
-struct restore {
-	struct mover_job *job;
-	struct tier *tier;
-	struct tier_move *move;
-	struct node *node;
-	struct target *target;
-	struct spill_ea ea; /* when it began */
-	struct stat st;	    /* the stub's, then */
-	bool swap;
-	int fd; /* of what will take the stub's place, or -1 */
-	int err;
-};
+/* What finish_swap() has to do before it tries again. */
+#define SWAP_MOVED   1 /* nothing: the file has another directory */
+#define SWAP_APPLIES 2 /* commit that the object will be stale */
+#define SWAP_LATER   3 /* wait for the journal */
+#define LATER_US     2000
 
 static int check_room(struct restore *r)
 {
@@ -71,29 +66,31 @@ static int check_room(struct restore *r)
 	ret = front_usage(r->tier->parts.front, &used, &avail);
 	if (ret)
 		return ret;
-	need = min_t(uint64_t, r->ea.size, r->ea.blocks * 512);
+	need = min_t(uint64_t, r->size, r->blocks * 512) + r->log_bytes;
 	return need + ((used + avail) >> RESERVE_SHIFT) > avail ? -ENOSPC : 0;
 }
 
-static int copy(struct restore *r, int fd)
+int restore_copy(struct restore *r, int fd)
 {
 	const struct copy_env env = {.front_ring = r->tier->parts.ring,
 				     .limit = r->tier->parts.limit};
 	struct target_object *object;
 	int ret;
 
+	if (r->log_alone)
+		return 0;
 	ret = target_object_open(r->target, r->ea.copies[0].oid, &object);
 	if (ret)
 		return ret;
-	ret = copy_in(&env, object, fd, r->ea.size, &r->ea.sum, &r->job->ctl);
+	ret = copy_in(&env, object, fd, r->size, &r->ea.sum, &r->job->ctl);
 	target_object_close(object);
 	return ret;
 }
 
-static struct intent intent_of(struct restore *r)
+struct intent restore_intent(struct restore *r, enum intent_kind kind)
 {
 	struct intent intent = {
-		.kind = INTENT_RESTORE,
+		.kind = kind,
 		.target = r->ea.copies[0].target,
 		.oid = r->ea.copies[0].oid,
 		.handle = node_handle(r->node),
@@ -109,16 +106,22 @@ static struct intent intent_of(struct restore *r)
 
 /* ---- swapping ------------------------------------------------------------ */
 
-static struct spill_ea restored_ea(const struct spill_ea *now,
+static struct spill_ea restored_ea(const struct restore *r,
 				   const struct stat *st)
 {
-	struct spill_ea ea = *now;
+	const struct tier_file *file = r->move->file;
+	struct spill_ea ea = file->ea;
 
 	ea.state = SPILL_MIGRATED;
-	if (!(ea.flags & TIERFS_EA_F_CTIME)) {
-		ea.ctime = timespec_to_ns(st->st_ctim);
-		ea.flags |= TIERFS_EA_F_CTIME;
-	}
+	if (r->apply)
+		ea = (struct spill_ea){
+			.state = SPILL_NONE,
+			.flags = ea.flags &
+				 (TIERFS_EA_F_PINNED | TIERFS_EA_F_INO),
+			.ino = ea.ino,
+		};
+	ea.ctime = tier_shown_ctime(file, st);
+	ea.flags |= TIERFS_EA_F_CTIME;
 	if (!(ea.flags & TIERFS_EA_F_INO)) {
 		ea.ino = st->st_ino;
 		ea.flags |= TIERFS_EA_F_INO;
@@ -161,10 +164,39 @@ static int exchange(struct restore *r, int fd, int parent_fd, const char *name,
 		_cleanup_close_ int stub =
 			openat(slot_dir, slot, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 
+		/* The log after the exchange, as the EA: while the stub can
+		 * still be the file, it is whole. */
+		if (stub >= 0 && r->apply &&
+		    truncate(proc_fd_path(stub, proc), 0) < 0)
+			log_warn(".tierfs/inodes/%s: %s", slot,
+				 strerror(errno));
+		fault_point("restore-cut");
 		if (stub >= 0)
 			removexattr_fd(stub, front->ea_spill);
 		fault_point("restore-holder");
 	}
+	return 0;
+}
+
+/* Does the file differ from the object, or may it soon? With node->lock held.
+ * 0 or what finish_swap() has to do first. */
+static int check_swap(struct restore *r, struct node *parent)
+{
+	struct tier_file *file = r->move->file;
+
+	if (r->move->cancelled || !tier_is_stub(file->ea.state))
+		return -ECANCELED;
+	if (!r->node->parent || !r->node->name)
+		return -EAGAIN;
+	if (r->node->parent != parent)
+		return SWAP_MOVED;
+	if ((file->ea.state == SPILL_DIRTY || file->nwrite) && !r->apply)
+		return SWAP_APPLIES;
+	/* An INTENT_WRITE, or one on its way, names the inode that is. */
+	if (file->journaling && r->apply)
+		return SWAP_LATER;
+	if (file->journaling || (file->write_intent && !r->apply))
+		return -EAGAIN;
 	return 0;
 }
 
@@ -181,14 +213,9 @@ static int swap_locked(struct restore *r, struct node *parent)
 	struct stat st, named;
 	int fd = r->fd, ret;
 
-	if (r->move->cancelled || file->ea.state != SPILL_RELEASED)
-		return -ECANCELED;
-	if (r->node->parent != parent || !r->node->name)
-		return -EAGAIN;
-	/* An INTENT_WRITE, or one on its way, names the inode that is. */
-	if (file->journaling || file->write_intent)
-		return -EAGAIN;
-	ret = node_fd_get(parent, &dir);
+	ret = check_swap(r, parent);
+	if (!ret)
+		ret = node_fd_get(parent, &dir);
 	if (ret)
 		return ret;
 	stub = node_open(r->node, O_RDONLY | O_NOATIME);
@@ -199,7 +226,10 @@ static int swap_locked(struct restore *r, struct node *parent)
 		return -errno;
 	if (st.st_nlink != 1 || named.st_ino != st.st_ino)
 		return -EAGAIN;
-	ea = restored_ea(&file->ea, &st);
+	ret = restore_apply_rest(r);
+	if (ret)
+		return ret;
+	ea = restored_ea(r, &st);
 	ret = tier_copy_metadata(stub, fd, &st, front->trusted);
 	if (!ret)
 		ret = front_ea_set(front, fd, &ea);
@@ -211,20 +241,23 @@ static int swap_locked(struct restore *r, struct node *parent)
 			       file->ea.flags & TIERFS_EA_F_INO);
 	if (ret)
 		return ret;
-	file->ea = ea;
 	/* Without memory the node would go on showing the old stub. Stopping
 	 * loses nothing, and the next mount finds everything in place. */
 	if (node_swap(r->node, &handle))
 		abort();
 	fault_point("restore-swapped");
+	restore_swapped(r, &ea);
 	return 0;
 }
 
-static int finish_swap(struct restore *r)
+static int try_swap(struct restore *r)
 {
 	struct node *parent;
 	int ret;
 
+	ret = restore_apply(r);
+	if (ret)
+		return ret;
 	pthread_mutex_lock(&r->node->lock);
 	parent = r->node->parent ? node_ref(r->node->parent) : NULL;
 	pthread_mutex_unlock(&r->node->lock);
@@ -233,21 +266,26 @@ static int finish_swap(struct restore *r)
 	node_dir_lock(parent);
 	pthread_mutex_lock(&r->node->lock);
 	ret = swap_locked(r, parent);
-	if (!ret) {
-		struct tier_file *file = r->move->file;
-
-		r->move->committed = true;
-		tier_count_file(file, SPILL_RELEASED, SPILL_MIGRATED,
-				r->ea.size);
-		if (file->src) {
-			tier_src_put(file->src);
-			file->src = NULL;
-		}
-	}
 	pthread_mutex_unlock(&r->node->lock);
 	node_dir_unlock(parent);
 	node_unref(parent);
 	return ret;
+}
+
+static int finish_swap(struct restore *r)
+{
+	for (;;) {
+		int ret = try_swap(r);
+
+		if (ret <= 0)
+			return ret;
+		if (ret == SWAP_APPLIES)
+			ret = restore_applies(r);
+		else if (ret == SWAP_LATER)
+			usleep(LATER_US);
+		if (ret < 0)
+			return ret;
+	}
 }
 
 /* Step 1 for one file, without the sync. */
@@ -255,132 +293,56 @@ static int fetch(struct restore *r)
 {
 	r->fd = openat(r->tier->parts.front->staging_fd, ".",
 		       O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-	return r->fd < 0 ? -errno : copy(r, r->fd);
-}
-
-/* ---- in place ------------------------------------------------------------ */
-
-/* From now on the inode's times are not the file's, its ctime included. */
-static int set_filling(struct restore *r)
-{
-	struct tier_file *file = r->move->file;
-	struct spill_ea ea;
-	struct stat st;
-	int ret;
-
-	pthread_mutex_lock(&r->node->lock);
-	ea = file->ea;
-	if (r->move->cancelled || ea.state != SPILL_RELEASED)
-		ret = -ECANCELED;
-	else
-		ret = tier_stat_node(r->node, &st);
-	if (!ret)
-		ret = tier_ea_set(file, &ea, true);
-	if (!ret) {
-		file->filling = true;
-		file->fill_atime = st.st_atim;
-		file->fill_mtime = st.st_mtim;
-	}
-	pthread_mutex_unlock(&r->node->lock);
-	return ret;
-}
-
-/* Ends with the data valid (ret 0) or cut off, and the times put back. */
-static int finish_fill(struct restore *r, int fd, bool caps, int ret)
-{
-	struct tier_file *file = r->move->file;
-	struct timespec times[2];
-	struct spill_ea ea;
-
-	pthread_mutex_lock(&r->node->lock);
-	if (!ret && (r->move->cancelled || file->ea.state != SPILL_RELEASED))
-		ret = -ECANCELED;
-	if (ret) {
-		ftruncate(fd, 0);
-		fault_point("fill-cut");
-	}
-	times[0] = file->fill_atime;
-	times[1] = file->fill_mtime;
-	if (caps)
-		tier_caps_back(fd);
-	futimens(fd, times);
-	fault_point("fill-times");
-	file->filling = false;
-	if (!ret) {
-		ea = file->ea;
-		ea.state = SPILL_MIGRATED;
-		ret = tier_ea_set(file, &ea, true);
-		fault_point("fill-done");
-	}
-	if (!ret) {
-		r->move->committed = true;
-		tier_count_file(file, SPILL_RELEASED, SPILL_MIGRATED,
-				r->ea.size);
-		if (file->src) {
-			tier_src_put(file->src);
-			file->src = NULL;
-		}
-	}
-	pthread_mutex_unlock(&r->node->lock);
-	return ret;
-}
-
-static int restore_in_place(struct restore *r)
-{
-	_cleanup_close_ int fd = -1;
-	struct intent intent;
-	int ret, caps;
-
-	/* Again: what a swap that was not to be had journalled is another. */
-	tier_done_after_sync(r->tier, r->move->intent);
-	r->swap = false;
-	ret = tier_stat_node(r->node, &r->st);
-	if (ret)
-		return ret;
-	intent = intent_of(r);
-	ret = journal_add(r->tier->parts.journal, &intent, 1);
-	if (ret)
-		return ret;
-	r->move->intent = intent.id;
-	fault_point("fill-journaled");
-	fd = node_open(r->node, O_RDWR | O_NOATIME);
-	if (fd < 0)
-		return fd;
-	ret = set_filling(r);
-	if (ret)
-		return ret;
-	ret = caps = tier_caps_keep(fd, r->tier->parts.front->trusted);
-	if (ret >= 0)
-		ret = copy(r, fd);
-	fault_point("fill-copied");
-	if (!ret && fsync(fd) < 0)
-		ret = -errno;
-	fault_point("fill-synced");
-	return finish_fill(r, fd, caps > 0, ret);
+	return r->fd < 0 ? -errno : restore_copy(r, r->fd);
 }
 
 /* ---- the job ------------------------------------------------------------- */
 
-static int begin(struct restore *r)
+/* What there is to be restored. node->lock held. */
+static int look(struct restore *r)
 {
 	struct tier_file *file = r->move->file;
-	int ret = 0;
+	int ret;
+
+	r->ea = file->ea;
+	if (r->move->cancelled || !tier_is_stub(r->ea.state))
+		return -ECANCELED;
+	r->swap = r->node->parent && r->node->name;
+	r->size = r->ea.size;
+	r->blocks = r->ea.blocks;
+	if (r->ea.state != SPILL_DIRTY)
+		return 0;
+	if (!r->swap)
+		return -EBUSY; /* its log grows until it is closed */
+	ret = tier_dirty_load(file);
+	if (ret)
+		return ret;
+	r->apply = true;
+	r->size = delta_base(file->delta)->size;
+	r->blocks = delta_base(file->delta)->blocks;
+	r->log_bytes = delta_bytes(file->delta);
+	r->log_alone = delta_base_valid(file->delta) == 0;
+	return 0;
+}
+
+static int begin(struct restore *r)
+{
+	int ret;
 
 	if (atomic_load(&r->job->ctl.cancelled))
 		return -ECANCELED;
 	pthread_mutex_lock(&r->node->lock);
-	r->ea = file->ea;
-	if (r->move->cancelled || r->ea.state != SPILL_RELEASED)
-		ret = -ECANCELED;
-	r->swap = r->node->parent && r->node->name;
+	ret = look(r);
 	pthread_mutex_unlock(&r->node->lock);
 	if (!ret)
 		ret = tier_stat_node(r->node, &r->st);
 	if (ret)
 		return ret;
 	r->swap = r->swap && r->st.st_nlink == 1;
+	if (r->apply && !r->swap)
+		return -EBUSY;
 	r->target = tier_target(r->tier, r->ea.copies[0].target);
-	return r->target ? check_room(r) : -EIO;
+	return r->target || r->log_alone ? check_room(r) : -EIO;
 }
 
 /* The data of all that is to be swapped is durable, and the intents. */
@@ -397,7 +359,8 @@ static int harden(struct tier *tier, struct restore *all, size_t n)
 		if (all[i].err || !all[i].swap)
 			continue;
 		one = &all[i];
-		intents[k++] = intent_of(one);
+		intents[k++] = restore_intent(one, one->apply ? INTENT_APPLY
+							      : INTENT_RESTORE);
 	}
 	if (!k)
 		return 0;
@@ -420,7 +383,9 @@ static void finish(struct restore *r)
 	if (!r->err && r->swap)
 		r->err = finish_swap(r);
 	/* It has several names, or none, or got or lost one meanwhile. */
-	if ((!r->err && !r->swap) || r->err == -EAGAIN)
+	if (r->err == -EAGAIN && r->apply)
+		r->err = -EBUSY;
+	else if ((!r->err && !r->swap) || r->err == -EAGAIN)
 		r->err = restore_in_place(r);
 }
 
@@ -432,7 +397,7 @@ static void report(struct restore *r, int err)
 
 	if (!err) {
 		if (req)
-			req->bytes = r->ea.size;
+			req->bytes = r->size;
 		tier_result(r->move, TIER_DONE, NULL);
 		return;
 	}
@@ -441,7 +406,7 @@ static void report(struct restore *r, int err)
 
 		/* Cut off meanwhile, it is resident all the same. */
 		if (!tier_state(r->tier, r->node, &state) &&
-		    state != SPILL_RELEASED)
+		    !tier_is_stub(state))
 			tier_result(r->move, TIER_ALREADY, NULL);
 		else
 			tier_result(r->move, TIER_FAILED, "cancelled");
@@ -454,6 +419,10 @@ static void report(struct restore *r, int err)
 			  target, r->ea.copies[0].oid, path);
 		tier_result(r->move, TIER_FAILED, "the object on %s is damaged",
 			    target);
+	} else if (err == -EBUSY) {
+		tier_result(r->move, TIER_REFUSED,
+			    "in use: open for writing under several names, or "
+			    "none");
 	} else if (err == -ENOSPC) {
 		tier_result(r->move, TIER_FAILED, "no room on the front");
 	} else {
@@ -471,6 +440,10 @@ static void end(struct restore *r)
 	tier_done_after_sync(r->tier, r->move->intent);
 	report(r, err);
 	cleanup_close(&r->fd);
+	cleanup_close(&r->log_fd);
+	pthread_mutex_lock(&r->node->lock);
+	tier_dirty_restored(r->move->file, err);
+	pthread_mutex_unlock(&r->node->lock);
 	if (err && err != -ENOSPC && err != -ECANCELED)
 		err = -EIO;
 	tier_move_end(r->move, err);
@@ -488,7 +461,8 @@ void tier_restore_run(struct mover_job *job, struct tier_move **moves, size_t n)
 				      .tier = moves[i]->file->tier,
 				      .move = moves[i],
 				      .node = moves[i]->file->node,
-				      .fd = -1};
+				      .fd = -1,
+				      .log_fd = -1};
 		r->err = begin(r);
 		if (!r->err && r->swap)
 			r->err = fetch(r);

@@ -57,10 +57,39 @@ static int count_entries(int dirfd)
 	return n;
 }
 
+/* Files that were written while released. */
+static int count_unsettled(void)
+{
+	DIR *dir = open_dir(rig.front->root_fd);
+	struct dirent *entry;
+	struct spill_ea ea;
+	int n = 0;
+
+	while ((entry = readdir(dir))) {
+		struct node *node;
+		struct stat st;
+
+		if (entry->d_name[0] == '.' ||
+		    front_ea_get_at(rig.front, rig.front->root_fd,
+				    entry->d_name, &ea) ||
+		    !(ea.flags & TIERFS_EA_F_LOGGING))
+			continue;
+		n++;
+		/* After a crash it is looking at them that settles them. */
+		if (node_lookup(node_root(rig.nodes), entry->d_name, NULL,
+				&node))
+			continue;
+		tier_getattr(rig.tier, node, &st, NULL);
+		node_unref(node);
+	}
+	closedir(dir);
+	return n;
+}
+
 void wait_settled(void)
 {
 	struct intent *intents = NULL;
-	int staging = 0, orphans = 0;
+	int staging = 0, orphans = 0, unsettled = 0;
 	size_t n = 0;
 
 	for (int i = 0; i < 300; i++) {
@@ -70,16 +99,17 @@ void wait_settled(void)
 		assert_int_equal(journal_intents(rig.journal, &intents, &n), 0);
 		staging = count_entries(rig.front->staging_fd);
 		orphans = count_entries(rig.front->orphans_fd);
-		if (!n && !staging && !orphans)
+		unsettled = count_unsettled();
+		if (!n && !staging && !orphans && !unsettled)
 			return;
 		if (i < 299)
 			free(intents);
 		usleep(i < 5 ? 1000 : 20000);
 	}
 	fail_msg("left: %zu intents (first: kind %d, id %" PRIu64
-		 "), %d in staging, %d orphans",
+		 "), %d in staging, %d orphans, %d logs not settled",
 		 n, n ? (int)intents[0].kind : 0, n ? intents[0].id : 0,
-		 staging, orphans);
+		 staging, orphans, unsettled);
 }
 
 static bool seen(uint64_t *list, size_t n, uint64_t number)
@@ -103,6 +133,28 @@ static void add_copy(struct found *f, const struct spill_ea *ea,
 		.oid = ea->copies[0].oid, .size = ea->size, .state = ea->state};
 	snprintf(f->copies[f->ncopies++].name, sizeof(f->copies[0].name), "%s",
 		 name);
+}
+
+/* The log is whole, and says what the EA says. ea->size becomes the object's. */
+static void look_at_log(const char *name, struct spill_ea *ea)
+{
+	struct delta_base base = {.oid = ea->copies[0].oid,
+				  .target = ea->copies[0].target,
+				  .size = ea->size};
+	struct delta *delta;
+	int fd, ret;
+
+	if (ea->flags & TIERFS_EA_F_LOGGING)
+		fail_msg("%s: its log is not settled", name);
+	fd = openat(rig.front->root_fd, name, O_RDONLY | O_NOATIME);
+	assert_true(fd >= 0);
+	ret = delta_load(fd, &base, true, &delta);
+	close(fd);
+	if (ret)
+		fail_msg("%s: its log: %s", name, strerror(-ret));
+	assert_int_equal(delta_size(delta), ea->size);
+	ea->size = delta_base(delta)->size;
+	delta_free(delta);
 }
 
 static void look_at(struct found *f, const char *name)
@@ -133,7 +185,10 @@ static void look_at(struct found *f, const char *name)
 		fail_msg("%s: is being migrated", name);
 	if (ea.state == SPILL_NONE)
 		return;
-	if ((uint64_t)st.st_size != (ea.state == SPILL_RELEASED ? 0 : ea.size))
+	if (ea.state == SPILL_DIRTY)
+		look_at_log(name, &ea);
+	else if ((uint64_t)st.st_size !=
+		 (ea.state == SPILL_RELEASED ? 0 : ea.size))
 		fail_msg("%s is %s, with %jd bytes on the front, of %" PRIu64,
 			 name, spill_state_name(ea.state), (intmax_t)st.st_size,
 			 ea.size);
@@ -160,6 +215,7 @@ static void check_holders(struct found *f)
 	DIR *dir = open_dir(rig.front->inodes_fd);
 	struct dirent *entry;
 	struct spill_ea ea;
+	struct stat st;
 	size_t n = 0;
 
 	while ((entry = readdir(dir))) {
@@ -170,6 +226,10 @@ static void check_holders(struct found *f)
 		if (!seen(f->held, f->nheld, ino))
 			fail_msg("inodes/%s: no file shows it", entry->d_name);
 		assert_int_equal(entry->d_ino, ino);
+		assert_int_equal(fstatat(rig.front->inodes_fd, entry->d_name,
+					 &st, AT_SYMLINK_NOFOLLOW),
+				 0);
+		assert_int_equal(st.st_size, 0);
 		assert_int_equal(front_ea_get_at(rig.front,
 						 rig.front->inodes_fd,
 						 entry->d_name, &ea),

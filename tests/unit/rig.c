@@ -83,6 +83,8 @@ void rig_make(const char *prefix)
 	assert_int_equal(mkdir(rig.front_path, 0755), 0);
 	assert_int_equal(mkdir(rig.target_path, 0755), 0);
 	rig.config.restore_after = 3;
+	rig.config.dirty_entries = 1024;
+	rig.config.dirty_bytes = 64 << 20;
 }
 
 int rig_remove(void)
@@ -163,14 +165,16 @@ static void on_resume(struct tier_wait *wait, int err)
 	sem_post(&o->sem);
 }
 
-int open_file(struct node *node, int flags)
+/* Until it need not wait. */
+static int try_again(int (*try)(struct node *node, const void *arg,
+				struct tier_wait *wait),
+		     struct node *node, const void *arg)
 {
 	struct opened o = {.wait.resume = on_resume};
 	int ret;
 
 	sem_init(&o.sem, 0, 0);
-	while ((ret = tier_open(rig.tier, node, flags, &o.wait)) ==
-	       -EINPROGRESS) {
+	while ((ret = try(node, arg, &o.wait)) == -EINPROGRESS) {
 		sem_wait(&o.sem);
 		if (o.err) {
 			ret = o.err;
@@ -178,6 +182,113 @@ int open_file(struct node *node, int flags)
 		}
 	}
 	sem_destroy(&o.sem);
+	return ret;
+}
+
+static int try_open(struct node *node, const void *arg, struct tier_wait *wait)
+{
+	return tier_open(rig.tier, node, *(const int *)arg, wait);
+}
+
+int open_file(struct node *node, int flags)
+{
+	return try_again(try_open, node, &flags);
+}
+
+static int try_link(struct node *node, const void *arg, struct tier_wait *wait)
+{
+	return tier_link(rig.tier, node, node_root(rig.nodes), arg, wait);
+}
+
+int link_file(struct node *node, const char *newname)
+{
+	return try_again(try_link, node, newname);
+}
+
+static int try_resident(struct node *node, const void *arg,
+			struct tier_wait *wait)
+{
+	(void)arg;
+	return tier_need_resident(rig.tier, node, wait);
+}
+
+int make_resident(struct node *node)
+{
+	return try_again(try_resident, node, NULL);
+}
+
+int write_at(struct node *node, const void *buf, size_t len, uint64_t off)
+{
+	struct tier_data data;
+	int ret;
+
+	do {
+		ret = tier_data_get(rig.tier, node, true, &data);
+		if (ret == -EREMOTE) {
+			ret = tier_write(rig.tier, node, buf, len, off);
+		} else if (!ret) {
+			if (pwrite(data.fd, buf, len, (off_t)off) !=
+			    (ssize_t)len)
+				ret = errno ? -errno : -EIO;
+			tier_data_put(&data);
+		}
+	} while (ret == -EALREADY);
+	return ret;
+}
+
+int truncate_to(struct node *node, uint64_t size)
+{
+	struct tier_data data;
+	int ret;
+
+	do {
+		ret = tier_data_get(rig.tier, node, true, &data);
+		if (ret == -EREMOTE) {
+			ret = tier_truncate(rig.tier, node, size);
+		} else if (!ret) {
+			if (ftruncate(data.fd, (off_t)size) < 0)
+				ret = -errno;
+			tier_data_put(&data);
+		}
+	} while (ret == -EALREADY);
+	return ret;
+}
+
+int zero_at(struct node *node, uint64_t off, uint64_t len, bool extend)
+{
+	struct tier_data data;
+	int ret, mode = extend ? FALLOC_FL_ZERO_RANGE
+			       : FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+
+	do {
+		ret = tier_data_get(rig.tier, node, true, &data);
+		if (ret == -EREMOTE) {
+			ret = tier_zero(rig.tier, node, off, len, extend);
+		} else if (!ret) {
+			if (fallocate(data.fd, mode, (off_t)off, (off_t)len) <
+			    0)
+				ret = -errno;
+			tier_data_put(&data);
+		}
+	} while (ret == -EALREADY);
+	return ret;
+}
+
+int sync_file(struct node *node)
+{
+	struct tier_data data;
+	int ret;
+
+	do {
+		ret = tier_data_get(rig.tier, node, false, &data);
+		if (ret == -EREMOTE) {
+			ret = tier_fsync(rig.tier, node, false);
+		} else if (!ret) {
+			if (fsync(data.fd) < 0)
+				ret = -errno;
+			tier_data_put(&data);
+		}
+	} while (ret == -EALREADY);
 	return ret;
 }
 

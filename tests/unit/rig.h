@@ -45,6 +45,13 @@ enum tier_result ask_prio(struct node *node, enum tier_op op,
 			  enum mover_prio prio);
 
 int open_file(struct node *node, int flags);
+int link_file(struct node *node, const char *newname);
+int make_resident(struct node *node);
+/* Of a file open for writing, wherever its data is. */
+int write_at(struct node *node, const void *buf, size_t len, uint64_t off);
+int truncate_to(struct node *node, uint64_t size);
+int zero_at(struct node *node, uint64_t off, uint64_t len, bool extend);
+int sync_file(struct node *node);
 int64_t read_at(struct node *node, void *buf, size_t len, uint64_t off);
 /* Opens, reads and compares with what make() wrote. */
 void check_data(struct node *node, const char *name, size_t size);

@@ -24,6 +24,18 @@ bool ok(bool good, const char *what, int err)
 	abort();
 }
 
+/*
+ * What was synced is certain. That the call returned 0 does not say so once the
+ * power is being cut: a file system that is shut down drops its running
+ * transaction, and an fsync or syncfs that looks for it afterwards finds that
+ * there is nothing to wait for (ext4 and xfs). A real cut lets none return.
+ */
+bool synced(int ret, const char *what)
+{
+	ok(ret == 0, what, ret < -1 ? ret : errno);
+	return !atomic_load(&m->cut);
+}
+
 void fill_page(uint8_t *page, unsigned int id, unsigned int index,
 	       uint32_t version)
 {
@@ -78,6 +90,12 @@ void may_be_page(struct content *c, unsigned int index, uint32_t version)
 	c->hi[index] = version;
 	if (index >= c->size_hi)
 		c->size_hi = index + 1;
+}
+
+void may_be_zero(struct content *c, unsigned int index)
+{
+	c->dirty = true;
+	c->zero[index] = true;
 }
 
 void may_be_size(struct content *c, unsigned int size)

@@ -56,6 +56,8 @@ extern struct model *m;
 
 /* True if good; aborts if not, or waits for the end if the power was cut. */
 bool ok(bool good, const char *what, int err);
+/* ret: of an fsync or syncfs. True: all of it is certain. */
+bool synced(int ret, const char *what);
 /* The bytes of a version of a page. */
 void fill_page(uint8_t *page, unsigned int id, unsigned int index,
 	       uint32_t version);
@@ -66,6 +68,7 @@ uint32_t page_version(const uint8_t *page, unsigned int id, unsigned int index,
 void certain(struct content *c);
 /* That may be, from now on. */
 void may_be_page(struct content *c, unsigned int index, uint32_t version);
+void may_be_zero(struct content *c, unsigned int index);
 void may_be_size(struct content *c, unsigned int size);
 /* That is so. */
 void is_size(struct content *c, unsigned int size);

@@ -83,9 +83,12 @@ static void round_trips(void **state)
 	int len;
 
 	for (st = 0; st < SPILL_STATES; st++)
-		for (flags = 0; flags < 16; flags++)
+		for (flags = 0; flags < 32; flags++)
 			for (n = st ? 1 : 0; n <= (st ? 4 : 0); n++) {
 				memset(&ea, 0, sizeof(ea));
+				if (flags & TIERFS_EA_F_LOGGING &&
+				    st != SPILL_DIRTY)
+					continue;
 				ea.state = st;
 				ea.flags = (uint8_t)flags;
 				ea.size = flags & 1 ? TIERFS_SIZE_MAX : n;
@@ -202,7 +205,7 @@ static void fields_that_contradict(void **state)
 		{1, 0x03},	      /* released without */
 		{1, 0x53},	      /* five copies */
 		{1, 0x23},	      /* two in the space of one */
-		{2, 0x10},	      /* no such flag */
+		{2, 0x20}, {2, 0x10}, /* no such flag; of DIRTY alone */
 		{2, 0x80}, {3, 0x01}, {51, TIERFS_TARGETS_MAX},
 	};
 	struct spill_ea ea = sample(), back;
@@ -245,7 +248,8 @@ static void ranges(void **state)
 	assert_refused(ea.ncopies = 0);
 	assert_refused(ea.ncopies = TIERFS_EA_COPIES_MAX + 1);
 	assert_refused(ea.ncopies = UINT32_MAX);
-	assert_refused(ea.flags |= 0x10);
+	assert_refused(ea.flags |= 0x20);
+	assert_refused(ea.flags |= TIERFS_EA_F_LOGGING);
 	assert_refused(ea.ino = 0);
 	assert_refused(ea.copies[0].oid = 0);
 	assert_refused(ea.copies[0].target = TIERFS_TARGETS_MAX);

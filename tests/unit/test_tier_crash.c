@@ -50,8 +50,7 @@ static void link_to(const char *name, const char *newname)
 	struct node *node = look(name);
 	struct file *f = file_of(newname);
 
-	assert_int_equal(
-		tier_link(rig.tier, node, node_root(rig.nodes), newname), 0);
+	assert_int_equal(link_file(node, newname), 0);
 	may_be(name);
 	is_now(name);
 	snprintf(f->name, sizeof(f->name), "%s", newname);
@@ -89,6 +88,48 @@ static void prepare_again(void)
 	prepare_released();
 	do_ask("a", TIER_RESTORE, TIER_DONE);
 	do_ask("a", TIER_RELEASE, TIER_DONE);
+}
+
+static void write_log(const char *name)
+{
+	struct node *node = look(name);
+
+	may_be(name)->patched = true;
+	patch(node);
+	is_now(name);
+	node_unref(node);
+}
+
+static void prepare_dirty(void)
+{
+	prepare_released();
+	write_log("a");
+	write_log("b");
+}
+
+static void prepare_dirty_again(void)
+{
+	prepare_again();
+	write_log("a");
+}
+
+/* What a power cut leaves: an entry that is not whole. */
+static void prepare_torn(void)
+{
+	struct spill_ea ea;
+	int fd;
+
+	prepare_dirty();
+	wait_settled();
+	rig_down();
+	rig_up();
+	fd = openat(rig.front->root_fd, "a", O_RDWR | O_APPEND);
+	assert_int_equal(write(fd, "LOGE", 4), 4);
+	assert_int_equal(front_ea_get(rig.front, fd, &ea), 0);
+	ea.flags |= TIERFS_EA_F_LOGGING;
+	assert_int_equal(front_ea_set(rig.front, fd, &ea), 0);
+	close(fd);
+	file_of("a")->states[0].strict = false;
 }
 
 static void prepare_links(void)
@@ -160,6 +201,12 @@ static void run_release(void)
 	do_ask("b", TIER_RELEASE, TIER_DONE);
 }
 
+static void run_release_dirty(void)
+{
+	do_ask("a", TIER_RELEASE, TIER_DONE);
+	wait_settled();
+}
+
 static void run_migrate_release(void)
 {
 	do_ask("a", TIER_MIGRATE_RELEASE, TIER_DONE);
@@ -192,6 +239,82 @@ static void run_write(void)
 	wait_settled();
 }
 
+static void run_log(void)
+{
+	struct node *node = look("a");
+	struct state *s = may_be("a");
+
+	s->patched = true;
+	s->strict = false;
+	/* Twice the same is nothing new, but for the times. */
+	file_of("a")->states[0].strict &= !file_of("a")->states[0].patched;
+	assert_int_equal(open_file(node, O_RDWR), 0);
+	assert_int_equal(write_at(node, "!", 1, 0), 0);
+	assert_int_equal(sync_file(node), 0);
+	assert_int_equal(truncate_to(node, SMALL), 0);
+	tier_close(rig.tier, node, O_RDWR);
+	is_now("a");
+	node_unref(node);
+	wait_settled();
+}
+
+/* It is restored because it may be written to, so the object goes. */
+static void run_restore_open(void)
+{
+	struct node *node = look("a");
+
+	assert_int_equal(open_file(node, O_RDWR), 0);
+	do_ask("a", TIER_RESTORE, TIER_DONE);
+	tier_close(rig.tier, node, O_RDWR);
+	assert_int_equal(state_of(node), SPILL_NONE);
+	node_unref(node);
+	wait_settled();
+}
+
+static void run_limit(void)
+{
+	struct node *node = look("a");
+	struct state *s = may_be("a");
+
+	s->patched = true;
+	s->strict = false;
+	rig.config.dirty_entries = 0;
+	tier_retune(rig.tier, &rig.config);
+	patch(node);
+	mover_drain(rig.mover);
+	assert_int_equal(state_of(node), SPILL_NONE);
+	is_now("a");
+	node_unref(node);
+	wait_settled();
+}
+
+static void run_restore_dirty(void)
+{
+	do_ask("a", TIER_RESTORE, TIER_DONE);
+	do_ask("b", TIER_RESTORE, TIER_DONE);
+	wait_settled();
+}
+
+static void run_torn(void)
+{
+	struct node *node = look("a");
+	struct stat st;
+
+	assert_int_equal(tier_getattr(rig.tier, node, &st, NULL), 0);
+	node_unref(node);
+	wait_settled();
+}
+
+static void run_link_dirty(void)
+{
+	struct node *node = look("a");
+
+	file_of("a")->states[0].strict = false;
+	assert_int_equal(link_file(node, "a2"), 0);
+	node_unref(node);
+	wait_settled();
+}
+
 static void run_write_nothing(void)
 {
 	struct node *node = look("a");
@@ -206,15 +329,12 @@ static void run_write_nothing(void)
 static void run_truncate(void)
 {
 	struct node *node = look("a");
-	struct tier_data data;
 	struct state *s = may_be("a");
 
 	s->size = 0;
 	s->strict = false;
 	assert_int_equal(open_file(node, O_WRONLY | O_TRUNC), 0);
-	assert_int_equal(tier_data_get(rig.tier, node, true, &data), 0);
-	assert_int_equal(ftruncate(data.fd, 0), 0);
-	tier_data_put(&data);
+	assert_int_equal(truncate_to(node, 0), 0);
 	tier_close(rig.tier, node, O_WRONLY | O_TRUNC);
 	is_now("a");
 	node_unref(node);
@@ -298,7 +418,20 @@ static const struct scenario {
 	{"restore-chmod", prepare_released_chmod, run_restore},
 	{"fill-chmod", prepare_links_chmod, run_restore},
 	{"write-migrated", prepare_migrated, run_write},
-	{"write-released", prepare_released, run_write},
+	{"log", prepare_released, run_log},
+	{"log-again", prepare_dirty, run_log},
+	{"log-limit", prepare_released, run_limit},
+	{"log-torn", prepare_torn, run_torn},
+	{"log-restore", prepare_dirty, run_restore_dirty},
+	{"log-restore-again", prepare_dirty_again, run_restore},
+	{"log-restore-open", prepare_released, run_restore_open},
+	{"log-restore-fails", prepare_dirty, run_restore_fails},
+	{"log-release", prepare_dirty, run_release_dirty},
+	{"log-truncate", prepare_dirty, run_truncate},
+	{"log-link", prepare_dirty, run_link_dirty},
+	{"log-unlink", prepare_dirty, run_unlink},
+	{"log-unlink-open", prepare_dirty_again, run_unlink_open},
+	{"log-rename-over", prepare_dirty, run_rename_over},
 	{"write-nothing", prepare_migrated, run_write_nothing},
 	{"truncate-migrated", prepare_migrated, run_truncate},
 	{"truncate-released", prepare_released, run_truncate},
