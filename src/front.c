@@ -186,7 +186,7 @@ static int take_lock(struct front *front, char **ret_why)
 		return fail_why(ret_why, -errno, "%s/%s/lock: %s", front->path,
 				TIERFS_META_DIR, strerror(errno));
 	if (flock(front->lock_fd, LOCK_EX | LOCK_NB) == 0)
-		return 0;
+		return ftruncate(front->lock_fd, 0) < 0 ? -errno : 0;
 	if (errno != EWOULDBLOCK)
 		return fail_why(ret_why, -errno, "%s/%s/lock: %s", front->path,
 				TIERFS_META_DIR, strerror(errno));
@@ -395,6 +395,35 @@ int front_open(const char *path, const char *name, struct front **ret,
 		return err;
 	*ret = steal_ptr(&front);
 	return 0;
+}
+
+int front_known_name(const char *path, char ret[TIERFS_NAME_MAX],
+		     char **ret_why)
+{
+	_cleanup_(front_closep) struct front *front = calloc(1, sizeof(*front));
+	int err;
+
+	if (!front)
+		return -ENOMEM;
+	front->root_fd = front->meta_fd = front->lock_fd = -1;
+	front->staging_fd = front->inodes_fd = front->orphans_fd = -1;
+	front->path = strdup(path);
+	if (!front->path)
+		return -ENOMEM;
+	err = open_root(front, ret_why);
+	if (err)
+		return err;
+	front->meta_fd = openat(front->root_fd, TIERFS_META_DIR, DIR_FLAGS);
+	err = front->meta_fd < 0 ? -errno : front_format_read(front, ret_why);
+	if (err == -ENOENT)
+		return fail_why(ret_why, err, "%s is not the front of a tierfs",
+				path);
+	if (err && front->meta_fd < 0)
+		return fail_why(ret_why, err, "%s/%s: %s", path,
+				TIERFS_META_DIR, strerror(-err));
+	if (!err)
+		memcpy(ret, front->name, TIERFS_NAME_MAX);
+	return err;
 }
 
 void front_close(struct front *front)

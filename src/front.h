@@ -65,7 +65,20 @@ struct front {
  */
 int front_open(const char *path, const char *name, struct front **ret,
 	       char **ret_why);
+/* The same, when it is locked waiting for a daemon that is ending. */
+int front_open_wait(const char *path, const char *name, struct front **ret,
+		    char **ret_why);
 void front_close(struct front *front);
+/* Says in the lock file that the front is going to be closed, for
+ * front_is_ending(); anyone who waits for the lock may go on waiting then. */
+void front_ending(struct front *front);
+bool front_is_ending(const char *path);
+/* Lets another daemon have it: nothing is written there any more. */
+void front_unlock(struct front *front);
+/* The name in the format file of a directory that is a front. -ENOENT: it is
+ * none; others as of front_open(). Changes nothing. */
+int front_known_name(const char *path, char ret[TIERFS_NAME_MAX],
+		     char **ret_why);
 
 /* Whether reading changes access times: whoever reads by a descriptor of the
  * front, the kernel for passthrough included. Any thread. -EOPNOTSUPP: there is

@@ -150,6 +150,7 @@ static int serve(struct daemon *daemon)
 	}
 	if (!err) {
 		err = fs_serve(daemon->fs, ready, daemon, &why);
+		front_ending(daemon->stack.front);
 		tell_systemd("STOPPING=1");
 		if (daemon->control)
 			control_stop(daemon->control);

@@ -3,10 +3,8 @@
 /*
  * From the front upwards, and back.
  *
- * umount(2) returns when the kernel is done with the mount, while its daemon
- * may still be closing. So a front that is locked is waited for as long as no
- * mount of it is there; with a mount, another daemon serves it, and that is an
- * error at once.
+ * What takes long and changes nothing, freeing a million nodes, comes after the
+ * front's lock was given up: who mounts it again waits for that.
  */
 
 #include "main_stack.h"
@@ -26,8 +24,6 @@
 #include "tierfs/target.h"
 #include "util.h"
 
-#define FRONT_WAIT_NS  (10 * NSEC_PER_SEC)
-#define FRONT_RETRY_US 20000
 #define RING_ENTRIES   128
 #define RECALL_WORKERS 4
 #define OTHER_WORKERS  2
@@ -38,51 +34,6 @@ static int fail(char **ret_why, int err, const char *what)
 	if (asprintf(ret_why, "%s: %s", what, strerror(-err)) < 0)
 		*ret_why = NULL;
 	return err;
-}
-
-/* Is front mounted by a daemon, as far as this namespace shows? */
-static bool is_mounted(const char *front)
-{
-	FILE *file = fopen("/proc/self/mountinfo", "re");
-	_cleanup_free_ char *line = NULL;
-	bool found = false;
-	size_t size = 0;
-
-	if (!file)
-		return false;
-	while (!found && getline(&line, &size, file) > 0) {
-		char *type = strstr(line, " - "), *source, *end;
-
-		if (!type || strncmp(type + 3, "fuse.tierfs ", 12) != 0)
-			continue;
-		source = type + 15;
-		end = strchr(source, ' ');
-		if (!end)
-			continue;
-		*end = '\0';
-		unescape_octal(source);
-		found = !strcmp(source, front);
-	}
-	fclose(file);
-	return found;
-}
-
-static int open_front(struct stack *stack, char **ret_why)
-{
-	const struct config *config = stack->config;
-	int64_t until = monotonic_ns() + FRONT_WAIT_NS;
-
-	for (;;) {
-		int err = front_open(config->front, config->name, &stack->front,
-				     ret_why);
-
-		if (err != -EBUSY || monotonic_ns() >= until ||
-		    is_mounted(config->front))
-			return err;
-		free(*ret_why);
-		*ret_why = NULL;
-		usleep(FRONT_RETRY_US);
-	}
 }
 
 /* The number under which the front knows a target, or -1. */
@@ -179,7 +130,8 @@ static int open_tier(struct stack *stack, char **ret_why)
 
 static int open_all(struct stack *stack, char **ret_why)
 {
-	int err = open_front(stack, ret_why);
+	int err = front_open_wait(stack->config->front, stack->config->name,
+				  &stack->front, ret_why);
 
 	if (!err)
 		err = open_targets(stack, ret_why);
@@ -232,6 +184,8 @@ void stack_close(struct stack *stack)
 			target_close(stack->targets[i]);
 	if (stack->ring)
 		ring_stop(stack->ring);
+	if (stack->front)
+		front_unlock(stack->front);
 	node_table_free(stack->nodes);
 	if (stack->front)
 		front_close(stack->front);

@@ -7,7 +7,8 @@
  *
  * The front
  *   .tierfs/format     text: version, UUID, name, the targets it knows
- *   .tierfs/lock       flock()ed by the daemon that serves the front
+ *   .tierfs/lock       flock()ed by the daemon that serves the front; has
+ *                      "ending" in it when that is about to let go of it
  *   .tierfs/journal.db SQLite: intents in flight, counters, the next oid
  *   .tierfs/staging/   restored files on their way into the namespace
  *   .tierfs/inodes/    old stubs that hold a number another file shows
@@ -17,6 +18,8 @@
  *   NAME/identity      text: lines version=1, front=UUID (the front's) and
  *                      uuid=UUID (the target's own)
  *   NAME/OO/OOOOOOOOOOOOOO   objects: the oid in 16 hex digits, cut at 2
+ *   NAME/lost+found/         what tierctl check --repair found to be nobody's,
+ *                            by oid; never touched again
  *
  * The spill EA, little-endian:
  *   0      version (TIERFS_EA_VERSION)

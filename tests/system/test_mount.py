@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: MIT
 """Mounting, unmounting, and every way that a mount is refused."""
 
+import fcntl
 import os
 import re
 import shutil
 import signal
 import subprocess
+import threading
+import time
 
 import pytest
 
@@ -419,3 +422,19 @@ def test_remount_of_nothing(rig, one):
     assert one.mount_status()["front"]["low"] == 80
     run(binary("tierfs"), "-o", "remount,low=55", one.front, one.mnt)
     assert one.mount_status()["front"]["low"] == 55
+
+
+def test_waits_for_one_that_is_ending(one):
+    """umount has returned, and its daemon still syncs the front."""
+    one.mount()
+    one.umount()
+    with open(one.front / ".tierfs" / "lock", "r+b") as lock:
+        assert lock.read() == b"ending\n"
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        timer = threading.Timer(6, fcntl.flock, (lock, fcntl.LOCK_UN))
+        timer.start()
+        start = time.monotonic()
+        one.mount()
+        assert time.monotonic() - start >= 6
+        timer.join()
+    assert (one.front / ".tierfs" / "lock").read_bytes() == b""
