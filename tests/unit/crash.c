@@ -256,8 +256,10 @@ void verify(void)
 void note_and_die(const char *name)
 {
 	for (int i = 0; fault_names[i]; i++)
-		if (!strcmp(fault_names[i], name))
+		if (!strcmp(fault_names[i], name)) {
 			shared->killed[i]++;
+			shared->killed_in[i][shared->scenario] = true;
+		}
 	snprintf(shared->where, sizeof(shared->where), "%s", name);
 	kill(getpid(), SIGKILL);
 	for (;;)

@@ -13,9 +13,10 @@
 
 #include "rig.h"
 
-#define FILES	   6
-#define MAX_FAULTS 128
-#define CAPABILITY "security.capability"
+#define FILES	      6
+#define MAX_FAULTS    128
+#define MAX_SCENARIOS 128
+#define CAPABILITY    "security.capability"
 
 /* What a file may be. */
 struct state {
@@ -39,6 +40,8 @@ struct file {
 struct shared {
 	struct file files[FILES];
 	unsigned int killed[MAX_FAULTS]; /* by index in fault_names */
+	bool killed_in[MAX_FAULTS][MAX_SCENARIOS];
+	unsigned int scenario; /* that is under way */
 	char where[32];
 };
 extern struct shared *shared;

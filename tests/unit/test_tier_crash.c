@@ -482,6 +482,7 @@ static bool crash_once(const struct scenario *s, unsigned int nth)
 	bool killed;
 
 	crash_forget();
+	shared->scenario = (unsigned int)(s - scenarios);
 	rig_make(test_prefix());
 	killed = in_child(child_run, s, nth, s->name);
 	memcpy(at, shared->where, sizeof(at));
@@ -516,6 +517,8 @@ static void test_scenario(void **state)
 		nth++;
 }
 
+/* Each point, how often it killed, and in which scenarios (or recoveries of
+ * them): tools/fault-table reads this. */
 static void test_all_passed(void **state)
 {
 	int missed = 0;
@@ -524,7 +527,11 @@ static void test_all_passed(void **state)
 	if (getenv("TIERFS_CRASH_ONLY"))
 		skip();
 	for (int i = 0; fault_names[i]; i++) {
-		print_message("%5u %s\n", shared->killed[i], fault_names[i]);
+		print_message("fault %s %u", fault_names[i], shared->killed[i]);
+		for (size_t k = 0; k < ARRAY_SIZE(scenarios); k++)
+			if (shared->killed_in[i][k])
+				print_message(" %s", scenarios[k].name);
+		print_message("\n");
 		missed += !shared->killed[i];
 	}
 	assert_int_equal(missed, 0);
@@ -535,6 +542,7 @@ int main(void)
 	struct CMUnitTest tests[ARRAY_SIZE(scenarios) + 1];
 	size_t n = 0;
 
+	_Static_assert(ARRAY_SIZE(scenarios) <= MAX_SCENARIOS, "crash.h");
 	crash_init();
 	for (; n < ARRAY_SIZE(scenarios); n++)
 		tests[n] = (struct CMUnitTest){.name = scenarios[n].name,
