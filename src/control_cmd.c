@@ -23,6 +23,7 @@ enum command_kind {
 	KIND_CANCEL,
 	KIND_METRICS,
 	KIND_REMOUNT,
+	KIND_CHECK,
 };
 
 /* Keys a command takes beside version and command. */
@@ -33,6 +34,7 @@ enum command_keys {
 	KEY_WAIT = 0x08, /* and progress */
 	KEY_JOB = 0x10,
 	KEY_REMOUNT = 0x20, /* options and check */
+	KEY_CHECK = 0x40,   /* repair, verify, progress */
 };
 
 #define KEYS_MOVE (KEY_PATHS | KEY_RECURSIVE | KEY_WAIT)
@@ -54,6 +56,7 @@ static const struct command {
 	{"cancel", KIND_CANCEL, KEY_JOB},
 	{"metrics", KIND_METRICS},
 	{"remount", KIND_REMOUNT, KEY_REMOUNT},
+	{"check", KIND_CHECK, KEY_CHECK},
 };
 
 static const struct key {
@@ -68,10 +71,12 @@ static const struct key {
 	{"recursive", KEY_RECURSIVE, JSON_TRUE},
 	{"release", KEY_RELEASE, JSON_TRUE},
 	{"wait", KEY_WAIT, JSON_TRUE},
-	{"progress", KEY_WAIT, JSON_TRUE},
+	{"progress", KEY_WAIT | KEY_CHECK, JSON_TRUE},
 	{"job", KEY_JOB, JSON_INTEGER},
 	{"options", KEY_REMOUNT, JSON_ARRAY},
 	{"check", KEY_REMOUNT, JSON_TRUE},
+	{"repair", KEY_CHECK, JSON_TRUE},
+	{"verify", KEY_CHECK, JSON_TRUE},
 };
 
 const char *control_reason(int err, char buf[96])
@@ -426,6 +431,21 @@ static void do_remount(struct control_conn *conn, const json_t *obj)
 		conn_end(conn, "done", "");
 }
 
+static bool do_check(struct control_conn *conn, const json_t *obj)
+{
+	struct control_cmd cmd = {
+		.conn = conn,
+		.control = conn->control,
+		.name = "check",
+		.progress = flag(obj, "progress", false),
+		.complete = true,
+	};
+
+	CDS_INIT_LIST_HEAD(&cmd.done);
+	return control_check(&cmd, flag(obj, "repair", false),
+			     flag(obj, "verify", false));
+}
+
 static json_t *one(json_t *value)
 {
 	json_t *array = value ? json_array() : NULL;
@@ -464,6 +484,8 @@ bool control_request(struct control_conn *conn, const char *line, size_t len)
 		conn_end(conn, "denied", "only root may ask for this");
 	else if (command->kind == KIND_REMOUNT)
 		do_remount(conn, obj);
+	else if (command->kind == KIND_CHECK)
+		ret = do_check(conn, obj);
 	else if (command->kind == KIND_STATUS)
 		send_all(conn, one(control_status(conn->control)));
 	else if (command->kind == KIND_QUEUE)

@@ -43,6 +43,7 @@ struct control {
 	struct peer self; /* to go back to after a check */
 
 	_Atomic(bool) stopping;
+	_Atomic(bool) checking;
 
 	/* A leaf: what follows, and the done lists of commands. */
 	pthread_mutex_t lock;
@@ -223,6 +224,11 @@ void control_move_later(struct control_conn *conn);
 void move_file(struct control_cmd *cmd, struct node *node,
 	       const struct stat *st, const char *path, const char *as,
 	       bool named);
+
+/* -- control_check.c ---------------------------------------------------------- */
+
+/* Ends the answer, too. False: the connection is to be closed. */
+bool control_check(struct control_cmd *cmd, bool repair, bool verify);
 
 /* -- control_walk.c ----------------------------------------------------------- */
 

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "check.h"
 #include "cleanup.h"
 
 int proto_lines_init(struct proto_lines *lines)
@@ -258,4 +259,25 @@ bool proto_path_valid(const char *path)
 		path += len;
 	}
 	return true;
+}
+
+json_t *proto_finding(const struct check_finding *finding)
+{
+	_cleanup_free_ char *object = proto_utf8(finding->object, NULL);
+	_cleanup_free_ char *detail = proto_utf8(finding->detail, NULL);
+	json_t *data = object && detail ? json_object() : NULL;
+
+	if (!data ||
+	    json_object_set_new(data, "kind",
+				json_string(check_kind_name(finding->kind))) ||
+	    proto_set_path(data, "path", finding->path) ||
+	    json_object_set_new(data, "target", json_string(finding->target)) ||
+	    json_object_set_new(data, "object", json_string(object)) ||
+	    json_object_set_new(data, "detail", json_string(detail)) ||
+	    json_object_set_new(data, "repaired",
+				json_boolean(finding->repaired))) {
+		json_decref(data);
+		return NULL;
+	}
+	return data;
 }

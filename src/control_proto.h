@@ -49,6 +49,10 @@ int proto_set_path(json_t *obj, const char *key, const char *path);
  * be freed. -ENOENT: neither; -EINVAL: not a string, odd hex, a zero byte. */
 int proto_get_path(const json_t *obj, const char *key, char **ret);
 
+struct check_finding;
+/* The object of `tierctl --json check`. NULL: no memory. */
+json_t *proto_finding(const struct check_finding *finding);
+
 /* Is path one that the protocol takes: absolute, no "." and ".."? */
 bool proto_path_valid(const char *path);
 

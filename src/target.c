@@ -373,6 +373,18 @@ int target_object_origin(struct target_object *object,
 		       target->ops->origin(object, origin));
 }
 
+int target_object_get_origin(struct target_object *object,
+			     struct target_origin *ret, char *path, size_t len)
+{
+	struct target *target = object->target;
+
+	assert(len > 0);
+	if (!target_online(target, NULL, 0))
+		return -EIO;
+	/* Not checked(): a damaged one is no fault of the medium. */
+	return target->ops->get_origin(object, ret, path, len);
+}
+
 int target_object_sync(struct target_object *object)
 {
 	struct target *target = object->target;
@@ -446,6 +458,15 @@ int target_delete(struct target *target, uint64_t oid)
 	assert(ret != -ENOENT);
 	refresh_usage(target);
 	return ret;
+}
+
+int target_set_aside(struct target *target, uint64_t oid)
+{
+	assert(oid != 0);
+	if (!target_online(target, NULL, 0))
+		return -EIO;
+	return checked(target, "moving an object aside",
+		       target->ops->set_aside(target, oid));
 }
 
 int target_each(struct target *target,

@@ -25,6 +25,8 @@
 #include "cleanup.h"
 #include "util.h"
 
+#define LOST_FOUND "lost+found"
+
 struct dir_batch {
 	struct target_batch base;
 	int fd;
@@ -177,6 +179,31 @@ static int dir_delete(struct target *target, uint64_t oid)
 	return 0;
 }
 
+static int dir_set_aside(struct target *target, uint64_t oid)
+{
+	_cleanup_root_ struct dir_root *root = dir_root_get(target);
+	char name[OID_PATH_LEN], hex[OID_HEX_LEN];
+	_cleanup_close_ int fd = -1, from = -1;
+
+	if (!root)
+		return -EIO;
+	if (mkdirat(root->fd, LOST_FOUND, 0700) < 0 && errno != EEXIST)
+		return -errno;
+	fd = openat(root->fd, LOST_FOUND,
+		    O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	oid_path(oid, name);
+	oid_hex(oid, hex);
+	if (renameat2(root->fd, name, fd, hex, RENAME_NOREPLACE) < 0)
+		return -errno;
+	if (fsync(fd) < 0 || fsync(root->fd) < 0)
+		return -errno;
+	name[2] = '\0'; /* the directory it was in */
+	from = openat(root->fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return from < 0 || fsync(from) < 0 ? -errno : 0;
+}
+
 static int by_oid(const void *a, const void *b)
 {
 	uint64_t x = *(const uint64_t *)a;
@@ -280,11 +307,13 @@ const struct target_ops target_dir_ops = {
 	.reserve = dir_reserve,
 	.write = dir_write,
 	.origin = dir_origin,
+	.get_origin = dir_get_origin,
 	.sync = dir_object_sync,
 	.seek = dir_seek,
 	.batch_begin = dir_batch_begin,
 	.batch_end = dir_batch_end,
 	.delete = dir_delete,
+	.set_aside = dir_set_aside,
 	.each = dir_each,
 	.open_async = dir_open_async,
 	.read_async = dir_read_async,

@@ -64,6 +64,8 @@ int dir_write(struct target_object *object, const void *buf, size_t len,
 	      uint64_t off, bool idle);
 int dir_origin(struct target_object *object,
 	       const struct target_origin *origin);
+int dir_get_origin(struct target_object *object, struct target_origin *ret,
+		   char *path, size_t len);
 int dir_object_sync(struct target_object *object);
 int64_t dir_seek(struct target_object *object, uint64_t off, int whence);
 

@@ -294,6 +294,42 @@ int dir_origin(struct target_object *object, const struct target_origin *origin)
 	return ret;
 }
 
+int dir_get_origin(struct target_object *object, struct target_origin *ret,
+		   char *path, size_t cap)
+{
+	struct dir_object *o = dir_object(object);
+	struct {
+		uint32_t version, mode, uid, gid;
+		uint64_t mtime, ino;
+		char path[4096];
+	} buf;
+	ssize_t len;
+
+	len = fgetxattr(o->fd, TIERFS_EA_ORIGIN_TRUSTED, &buf, sizeof(buf));
+	if (len < 0)
+		len = fgetxattr(o->fd, TIERFS_EA_ORIGIN_USER, &buf,
+				sizeof(buf));
+	if (len < 0)
+		return errno == EOPNOTSUPP ? -ENODATA : -errno;
+	if (len < TIERFS_ORIGIN_HEAD ||
+	    le32toh(buf.version) != TIERFS_ORIGIN_VERSION)
+		return -EBADMSG;
+	len -= TIERFS_ORIGIN_HEAD;
+	if ((size_t)len >= cap)
+		len = 0;
+	memcpy(path, buf.path, (size_t)len);
+	path[len] = '\0';
+	*ret = (struct target_origin){
+		.mode = le32toh(buf.mode),
+		.uid = le32toh(buf.uid),
+		.gid = le32toh(buf.gid),
+		.mtime = (int64_t)le64toh(buf.mtime),
+		.ino = le64toh(buf.ino),
+		.path = path,
+	};
+	return 0;
+}
+
 int dir_object_sync(struct target_object *object)
 {
 	struct dir_object *o = dir_object(object);

@@ -49,11 +49,14 @@ struct target_ops {
 		     uint64_t off, bool idle);
 	int (*origin)(struct target_object *object,
 		      const struct target_origin *origin);
+	int (*get_origin)(struct target_object *object,
+			  struct target_origin *ret, char *path, size_t len);
 	int (*sync)(struct target_object *object);
 	int64_t (*seek)(struct target_object *object, uint64_t off, int whence);
 	int (*batch_begin)(struct target *target, struct target_batch **ret);
 	int (*batch_end)(struct target_batch *batch);
 	int (*delete)(struct target *target, uint64_t oid);
+	int (*set_aside)(struct target *target, uint64_t oid);
 	int (*each)(struct target *target,
 		    int (*fn)(void *arg, uint64_t oid, uint64_t size),
 		    void *arg);

@@ -232,6 +232,10 @@ int tier_rename(struct tier *tier, struct node *parent, const char *name,
 		unsigned int flags);
 int tier_link(struct tier *tier, struct node *node, struct node *newparent,
 	      const char *newname, struct tier_wait *wait);
+/* How often what a walk over the front could miss was renamed or linked so far:
+ * directories, and files with attributes of ours. *ret_quiet: no such call is
+ * under way. */
+uint64_t tier_renames(struct tier *tier, bool *ret_quiet);
 /* A file was made by the mount (create, mknod): counted. An O_TMPFILE, which is
  * node_unlinked(), counts from tier_link() on. */
 void tier_created(struct tier *tier, struct node *node);
@@ -277,6 +281,11 @@ void tier_submit(struct tier *tier, enum tier_op op, enum mover_prio prio,
 /* Sets or clears the pin of a file or directory. -EPERM (immutable). A
  * released file is not brought back by it: submit TIER_RESTORE. */
 int tier_pin(struct tier *tier, struct node *node, bool pin);
+
+/* For the check: the attribute of a resident file, if it is as in ea still, no
+ * longer names copies. Their objects stay. -EAGAIN: it is another, or moving. */
+int tier_forget_copies(struct tier *tier, struct node *node,
+		       const struct spill_ea *ea);
 
 /* ---- what can be asked ---------------------------------------------------- */
 

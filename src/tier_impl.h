@@ -13,7 +13,7 @@
 
 /* Files up to this size are migrated in batches that share their syncs. */
 #define TIER_SMALL	   (1u << 20)
-#define TIER_BATCH_FILES   2048
+#define TIER_BATCH_FILES   512
 /* Restoring has a descriptor open for each. */
 #define TIER_RESTORE_FILES 64
 #define TIER_BATCH_BYTES   (256u << 20)
@@ -46,10 +46,11 @@ struct tier {
 	bool stopping;
 
 	_Atomic(int64_t) bad_ea_told; /* monotonic ns */
-	unsigned int batch_files;     /* what the limit of descriptors allows */
-	uint64_t max_size;	      /* of a file on the front */
-	unsigned int ticks;	      /* the waker's alone */
-	_Atomic(bool) probing;	      /* a job looks after the targets */
+	_Atomic(uint64_t) renames_begun, renames_ended;
+	unsigned int batch_files; /* what the limit of descriptors allows */
+	uint64_t max_size;	  /* of a file on the front */
+	unsigned int ticks;	  /* the waker's alone */
+	_Atomic(bool) probing;	  /* a job looks after the targets */
 
 	/* A leaf. */
 	pthread_mutex_t adopt_lock;

@@ -282,6 +282,13 @@ static void tell(struct rename *r, bool dirs)
 		tell_one(r->victim, dirs, r->parent, r->name);
 }
 
+/* Could a walk over the front miss it, to any harm? */
+static bool matters(const struct node *node)
+{
+	return !node || S_ISDIR(node->type) ||
+	       atomic_load(&((struct node *)node)->flags) & NODE_EA;
+}
+
 int tier_rename(struct tier *tier, struct node *parent, const char *name,
 		struct node *newparent, const char *newname, unsigned int flags)
 {
@@ -293,6 +300,7 @@ int tier_rename(struct tier *tier, struct node *parent, const char *name,
 			   .name = name,
 			   .newname = newname,
 			   .flags = flags};
+	bool counted;
 	int ret;
 
 	ret = node_fd_get(parent, &fd);
@@ -313,8 +321,14 @@ int tier_rename(struct tier *tier, struct node *parent, const char *name,
 		tier_meta_begin(tier, r.node);
 		tier_meta_end(tier, r.node);
 	}
+	counted = !ret && (matters(r.node) ||
+			   (flags & RENAME_EXCHANGE && matters(r.victim)));
+	if (counted)
+		atomic_fetch_add(&tier->renames_begun, 1);
 	if (!ret)
 		ret = rename_locked(&r);
+	if (counted)
+		atomic_fetch_add(&tier->renames_ended, 1);
 	if (!ret)
 		tell(&r, false);
 	node_dir_unlock2(parent, newparent);
@@ -374,6 +388,7 @@ int tier_link(struct tier *tier, struct node *node, struct node *newparent,
 	if (ret)
 		return ret;
 	node_dir_lock(newparent);
+	atomic_fetch_add(&tier->renames_begun, 1);
 	tier_meta_begin(tier, node);
 	/* After the lock: a swap may have given the node another file. */
 	ret = node_fd_get(node, &fd);
@@ -393,6 +408,7 @@ int tier_link(struct tier *tier, struct node *node, struct node *newparent,
 		node_renamed(node, newparent, newname);
 	}
 	tier_meta_end(tier, node);
+	atomic_fetch_add(&tier->renames_ended, 1);
 	node_dir_unlock(newparent);
 	return ret;
 }

@@ -64,6 +64,20 @@ static const struct command commands[] = {
 	 "several\n"
 	 "mounts, --mount says whose.\n",
 	 false},
+	{"check", "", "PVFT", "compare attributes, objects and journal",
+	 "Compare what the files' attributes, the objects on the targets, the\n"
+	 "journal and .tierfs say about each other, and tell what does not fit "
+	 "(root).\n"
+	 "What cannot lose data is repaired with --repair; objects that "
+	 "nothing names\n"
+	 "are moved to lost+found beside the target's objects. With --front, a "
+	 "front\n"
+	 "that is not mounted is checked, and cannot be mounted meanwhile; its "
+	 "targets\n"
+	 "are where --target says, or fstab, or the configuration file. Takes "
+	 "24 bytes\n"
+	 "of memory an object.\n",
+	 false},
 	{"metrics", "", "", "OpenMetrics text",
 	 "What the daemons count, as OpenMetrics text (root).\n", false},
 };
@@ -74,6 +88,10 @@ enum long_only {
 	OPT_NO_WAIT,
 	OPT_FILES_FROM,
 	OPT_RELEASE,
+	OPT_REPAIR,
+	OPT_VERIFY,
+	OPT_FRONT,
+	OPT_TARGET,
 };
 
 static const struct option long_options[] = {
@@ -87,6 +105,10 @@ static const struct option long_options[] = {
 	{"no-wait", no_argument, NULL, OPT_NO_WAIT},
 	{"null", no_argument, NULL, '0'},
 	{"files-from", required_argument, NULL, OPT_FILES_FROM},
+	{"repair", no_argument, NULL, OPT_REPAIR},
+	{"verify", no_argument, NULL, OPT_VERIFY},
+	{"front", required_argument, NULL, OPT_FRONT},
+	{"target", required_argument, NULL, OPT_TARGET},
 	{NULL},
 };
 
@@ -102,6 +124,12 @@ static const struct {
 	      "                      read further PATHs from FILE, one a line; "
 	      "- is stdin\n"},
 	{'0', "  -0, --null          names in FILE end with a zero byte\n"},
+	{'P', "      --repair        repair what cannot lose data\n"},
+	{'V', "      --verify        read all objects, compare checksums\n"},
+	{'F', "      --front=DIR     the front DIR, which is not mounted\n"},
+	{'T', "      --target=NAME=DIR\n"
+	      "                      where its target NAME is; may be given "
+	      "again\n"},
 };
 
 void complain(const char *what, const char *why)
@@ -179,6 +207,10 @@ static int parse(int argc, char **argv, struct options *opt)
 	bool want_help = false;
 	int c;
 
+	/* As many as there can be, and a NULL. */
+	opt->targets = calloc((size_t)argc + 1, sizeof(*opt->targets));
+	if (!opt->targets)
+		return usage(NULL, "out of memory");
 	while ((c = getopt_long(argc, argv, "qhVr0", long_options, NULL)) !=
 	       -1) {
 		switch (c) {
@@ -211,6 +243,18 @@ static int parse(int argc, char **argv, struct options *opt)
 			break;
 		case OPT_FILES_FROM:
 			opt->files_from = optarg;
+			break;
+		case OPT_REPAIR:
+			opt->repair = true;
+			break;
+		case OPT_VERIFY:
+			opt->verify = true;
+			break;
+		case OPT_FRONT:
+			opt->front = optarg;
+			break;
+		case OPT_TARGET:
+			opt->targets[opt->ntargets++] = optarg;
 			break;
 		default: /* getopt has said why */
 			fprintf(stderr, "Try 'tierctl --help'.\n");
@@ -246,6 +290,10 @@ static int check(const struct options *opt)
 		{opt->no_wait, 'n', "does not take --no-wait"},
 		{opt->zero, '0', "does not take -0"},
 		{opt->files_from, 'f', "does not take --files-from"},
+		{opt->repair, 'P', "does not take --repair"},
+		{opt->verify, 'V', "does not take --verify"},
+		{opt->front, 'F', "does not take --front"},
+		{opt->ntargets, 'T', "does not take --target"},
 	};
 	const struct command *command = opt->command;
 
@@ -258,6 +306,10 @@ static int check(const struct options *opt)
 	}
 	if (opt->zero && !opt->files_from)
 		return usage("-0", "is for --files-from");
+	if (opt->ntargets && !opt->front)
+		return usage("--target", "is for --front");
+	if (opt->front && opt->mount)
+		return usage("--front", "is for what is not mounted");
 	if (!*command->args && opt->nargs > 0)
 		return usage(command->name, "takes no arguments");
 	if (*command->args && command->args[0] != '[' && opt->nargs == 0 &&
@@ -322,6 +374,11 @@ static int run(struct tool *tool)
 		ask_all(tool, print_mount);
 	} else if (!strcmp(name, "queue")) {
 		ask_all(tool, print_job);
+	} else if (!strcmp(name, "check")) {
+		if (opt->front)
+			check_front(tool);
+		else
+			check_mounts(tool);
 	} else if (!strcmp(name, "metrics")) {
 		ask_all(tool, print_metric);
 		if (!tool->denied)
@@ -340,7 +397,7 @@ int main(int argc, char **argv)
 	ret = parse(argc, argv, &tool.opt);
 	if (ret < 0)
 		ret = check(&tool.opt);
-	if (ret < 0 && !daemons_find(&tool))
+	if (ret < 0 && !tool.opt.front && !daemons_find(&tool))
 		ret = EXIT_NONE;
 	if (ret < 0)
 		ret = run(&tool);
@@ -352,6 +409,7 @@ int main(int argc, char **argv)
 			ret = EXIT_NONE;
 	}
 	daemons_free(&tool);
+	free(tool.opt.targets);
 	if (fflush(stdout) || ferror(stdout)) {
 		complain("standard output", strerror(errno));
 		ret = ret == EXIT_DONE ? EXIT_SOME : ret;

@@ -29,7 +29,11 @@ struct command {
 struct options {
 	const struct command *command;
 	bool json, quiet, no_wait, zero, recursive, release;
+	bool repair, verify;
 	const char *mount;
+	const char *front;
+	char **targets; /* NAME=DIR, NULL at its end */
+	unsigned int ntargets;
 	const char *files_from;
 	char **args;
 	int nargs;
@@ -88,6 +92,12 @@ void session_ask(struct tool *tool, struct daemon *d, json_t *request,
 /* One line to d, one answer back, waiting; NULL: none. For the greeting. */
 json_t *session_call(struct daemon *d, json_t *request);
 
+/* -- tierctl_check.c ---------------------------------------------------------------- */
+
+/* Checks all mounts, or the front that nobody serves. */
+void check_mounts(struct tool *tool);
+void check_front(struct tool *tool);
+
 /* -- tierctl_print.c: text ------------------------------------------------------- */
 
 void print_json(const json_t *data);
@@ -95,6 +105,7 @@ void print_file_status(struct tool *tool, json_t *data);
 void print_mount(struct tool *tool, json_t *data);
 void print_move(struct tool *tool, json_t *data);
 void print_job(struct tool *tool, json_t *data);
+void print_finding(struct tool *tool, json_t *data);
 void print_summary(const struct tool *tool);
 /* The progress line on a terminal; print_clear() takes it away. */
 void print_progress(const struct tool *tool);

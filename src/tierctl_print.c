@@ -292,6 +292,37 @@ void print_mount(struct tool *tool, json_t *data)
 	print_errors(json_object_get(data, "errors"));
 }
 
+/* ---- findings ----------------------------------------------------------------------- */
+
+void print_finding(struct tool *tool, json_t *data)
+{
+	_cleanup_free_ char *path = NULL, *object = NULL, *detail = NULL;
+	bool repaired = truth(data, "repaired");
+
+	if (repaired)
+		tool->n_done++;
+	else
+		tool->n_bad++;
+	if (tool->opt.json) {
+		print_json(data);
+		return;
+	}
+	if (tool->opt.quiet && repaired)
+		return;
+	print_clear();
+	path = safe_path(data);
+	object = print_safe(str(data, "object"));
+	detail = print_safe(str(data, "detail"));
+	printf("%s%s", str(data, "kind"), repaired ? " (repaired)" : "");
+	if (path && *path)
+		printf(": %s", path);
+	if (object && *object)
+		printf(": %s", object);
+	else if (*str(data, "target"))
+		printf(": target %s", str(data, "target"));
+	printf(": %s\n", detail ? detail : "");
+}
+
 /* ---- jobs ------------------------------------------------------------------------- */
 
 void print_job(struct tool *tool, json_t *data)

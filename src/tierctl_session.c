@@ -485,11 +485,15 @@ void session_paths(struct tool *tool)
 void session_ask(struct tool *tool, struct daemon *d, json_t *request,
 		 void (*fn)(struct tool *tool, json_t *data))
 {
+	if (sig_pipe[0] < 0)
+		signals_init();
 	d->asked = d->closed = true;
 	d->ended = false;
 	tool->asked = true;
 	queue_line(d, request);
-	while (!d->ended)
+	while (!d->ended) {
+		interrupt(tool, NULL);
 		turn(tool, false, fn);
+	}
 	d->asked = false;
 }

@@ -31,6 +31,7 @@
  *   cancel     job (a number of "queue")   root and who asked for the job
  *   metrics                                root; each family
  *   remount    options, check              root; nothing but the end
+ *   check      repair, verify, progress    root; each finding
  *
  *   paths      an array of paths, each a string or an object, see below
  *   more       true: lines {"paths": [...], "more": true|false} follow, up to
@@ -41,6 +42,9 @@
  *   wait       false: "end" comes when all is queued; it goes on without the
  *              client. Default true.
  *   progress   true: "progress" answers about twice a second
+ *
+ *   repair     true: what can be repaired without losing data is
+ *   verify     true: all objects are read and their checksums compared
  *
  *   options    what mount -o remount was given, each "KEY" or "KEY=VALUE", or
  *              {"option": ..., "option_hex": ...} as with paths
@@ -75,7 +79,8 @@
  *    "complete"}
  *       complete: files and bytes are all there will be.
  *   {"type": "end", "status": S, "reason": "..."}
- *       done     all results are "done", "already" or "queued"
+ *       done     all results are "done", "already" or "queued"; all findings
+ *                were repaired
  *       failed   some are not
  *       denied   the peer may not ask this
  *       error    the request cannot be understood, or the daemon is busy:

@@ -127,6 +127,10 @@ int target_object_write(struct target_object *object, const void *buf,
  * larger objects only (TIERFS_ORIGIN_PATH_MIN). */
 int target_object_origin(struct target_object *object,
 			 const struct target_origin *origin);
+/* What it carries. path has room for origin.path, "" when it has none.
+ * -ENODATA: nothing; -EBADMSG. */
+int target_object_get_origin(struct target_object *object,
+			     struct target_origin *ret, char *path, size_t len);
 /* Data and name durable. */
 int target_object_sync(struct target_object *object);
 /* Next data or hole at or after off: the offset, -ENXIO past the end. */
@@ -143,6 +147,9 @@ int target_batch_end(struct target_batch *batch);
 int target_sync(struct target *target);
 /* Missing is no error: deletion is repeated after a crash. */
 int target_delete(struct target *target, uint64_t oid);
+/* Moves an object that nothing names out of the way, durably, to where people
+ * find it (the directory target: NAME/lost+found/OID). -EEXIST. */
+int target_set_aside(struct target *target, uint64_t oid);
 /* Calls fn for each object, in oid order; stops when it returns non-zero, and
  * returns that. */
 int target_each(struct target *target,

@@ -36,6 +36,7 @@ NOBODY = 65534
 SANITIZER = re.compile(r"(Address|Leak|Thread|UndefinedBehavior)Sanitizer"
                        r"|: runtime error: ")
 EA_SPILL = "trusted.tierfs.spill"
+ALL = object()
 BLKIO = Path("/sys/fs/cgroup/blkio")
 # EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN, without a flush of the journal.
 IOC_SHUTDOWN = 0x8004587D
@@ -299,16 +300,6 @@ class Disk:
             self.throttled[name] = value
         return True
 
-    def serviced(self):
-        """I/Os so far, as the throttle counts them: before the block layer
-        merges what is adjacent."""
-        rdev = os.stat(self.loop).st_rdev
-        total = f"{os.major(rdev)}:{os.minor(rdev)} Total"
-        text = (BLKIO / "blkio.throttle.io_serviced_recursive").read_text(
-            encoding="ascii")
-        return sum(int(line.rsplit(" ", 1)[1]) for line in text.splitlines()
-                   if line.startswith(total + " "))
-
     def drop_caches(self):
         self.settle()
         drop_caches()
@@ -353,6 +344,9 @@ class Tier:
         self.log = rig.dir / f"{self.name}.log"
         self.daemon = None
         self.may_die = False
+        # What a test leaves on purpose: kinds of findings, or all of them.
+        self.damaged = set()
+        self.targets = {}  # further ones: {name: directory}
         self.disk = self.target_disk = None
         self.fs = None
 
@@ -456,6 +450,7 @@ class Tier:
                     self.daemon.terminate()
                     self.ended()
                 self.check()
+            self.compare()
         finally:
             self.rig.end(self.daemon)
             self.daemon = None
@@ -463,6 +458,29 @@ class Tier:
                 run("umount", "-l", self.mnt)
             for path in (self.front, self.target):
                 shutil.rmtree(path, ignore_errors=True)
+
+    def compare(self, *options):
+        """tierctl check of the front and its target, which nobody serves:
+        fails for what the test didn't announce; returns the findings."""
+        if (self.damaged is ALL or is_mounted(self.mnt)
+                or not (self.front / ".tierfs" / "format").exists()):
+            return []
+        answer = self.ctl(
+            "check", "--front", self.front, *options,
+            *(f"--target={name}={path}"
+              for name, path in self.known_targets().items()))
+        bad = [f for f in answer.json if f["kind"] not in self.damaged]
+        assert not bad and answer.status == (1 if answer.json else 0), (
+            f"{answer.status}: {answer.err}\n" + "\n".join(map(str, bad)))
+        return answer.json
+
+    def known_targets(self):
+        """{name: directory} of what the front knows and where it is."""
+        text = (self.front / ".tierfs" / "format").read_text(encoding="ascii")
+        paths = {self.target.name: self.target} | self.targets
+        return {name: paths[name]
+                for name in re.findall(r"^target\.\d+=(\S+) ", text, re.M)
+                if name in paths}
 
     # tierctl
 

@@ -238,6 +238,7 @@ def test_spill_ea_is_hidden(tier):
 
 def test_damaged_ea_is_never_touched(one):
     """What is no EA of any version: EIO, and it stays as it is."""
+    one.damaged = {"damaged-attribute"}
     path = one.front / "f"
     path.touch()
     os.setxattr(path, EA_SPILL, b"\xfe" + bytes(59))

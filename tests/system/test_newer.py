@@ -9,7 +9,7 @@ import struct
 
 import pytest
 
-from rig import EA_SPILL, MIB, contents, put, renameat2, run, wait_for
+from rig import ALL, EA_SPILL, MIB, contents, put, renameat2, run, wait_for
 
 EIO, EPERM = 5, 1
 
@@ -39,6 +39,11 @@ def errno_of(what, *args, **kwargs):
 
 def objects(tier):
     return {p: p.read_bytes() for p in tier.objects()}
+
+
+@pytest.fixture(autouse=True)
+def compared_by_hand(one):
+    one.damaged = ALL
 
 
 @pytest.fixture(name="files")
