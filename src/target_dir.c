@@ -159,7 +159,7 @@ static int dir_batch_begin(struct target *target,
 static int dir_batch_end(struct target_batch *base)
 {
 	struct dir_batch *batch = container_of(base, struct dir_batch, base);
-	int ret = syncfs(batch->fd) < 0 ? -errno : 0;
+	int ret = sync_fs(batch->fd);
 
 	close(batch->fd);
 	free(batch);

@@ -337,6 +337,7 @@ int dir_object_sync(struct target_object *object)
 	uint64_t bit = 1ULL << (oo % 64);
 	_cleanup_close_ int dirfd = -1;
 	char name[3];
+	int ret;
 
 	if (fsync(o->fd) < 0)
 		return -errno;
@@ -350,6 +351,9 @@ int dir_object_sync(struct target_object *object)
 			return -errno;
 		atomic_fetch_or(&o->root->durable[oo / 64], bit);
 	}
+	ret = still_up(o->fd);
+	if (ret)
+		return ret;
 	if (o->direct == NO_DIRECT)
 		posix_fadvise(o->fd, 0, 0, POSIX_FADV_DONTNEED);
 	return 0;

@@ -447,6 +447,7 @@ int tier_sync(struct tier *tier)
 {
 	_cleanup_free_ uint64_t *ids = NULL;
 	size_t n;
+	int err;
 
 	pthread_mutex_lock(&tier->stale_lock);
 	ids = steal_ptr(&tier->unsynced);
@@ -454,9 +455,8 @@ int tier_sync(struct tier *tier)
 	tier->n_unsynced = tier->cap_unsynced = 0;
 	pthread_mutex_unlock(&tier->stale_lock);
 
-	if (syncfs(tier->parts.front->root_fd) < 0) {
-		int err = -errno;
-
+	err = sync_fs(tier->parts.front->root_fd);
+	if (err) {
 		for (size_t i = 0; i < n; i++)
 			tier_done_after_sync(tier, ids[i]);
 		return err;

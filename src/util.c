@@ -119,6 +119,20 @@ int removexattr_fd(int fd, const char *name)
 	return 0;
 }
 
+/* Removing what is not there needs the journal, and changes nothing. Opening a
+ * file would do after a shutdown, but not after an I/O error (ext4). */
+int still_up(int fd)
+{
+	if (!fremovexattr(fd, "user.tierfs.none"))
+		return 0;
+	return errno == EIO || errno == EROFS ? -errno : 0;
+}
+
+int sync_fs(int fd)
+{
+	return syncfs(fd) < 0 ? -errno : still_up(fd);
+}
+
 const char *size_text(uint64_t bytes, char buf[SIZE_TEXT_LEN])
 {
 	static const char units[] = "BKMGTPE";

@@ -87,6 +87,19 @@ __attribute__((format(printf, 3, 4))) int fail_why(char **ret_why, int err,
 int pread_full(int fd, void *buf, size_t len, off_t off);
 int pwrite_full(int fd, const void *buf, size_t len, off_t off);
 
+/*
+ * A file system that gives up its journal, for an I/O error or because it is
+ * shut down, drops what was to be committed: and an fsync() or syncfs() that
+ * looks for it afterwards finds nothing to wait for, and returns 0 (ext4, xfs;
+ * Linux 6.18). So before what was synced is relied on elsewhere, the file
+ * system must say after the sync that it still takes changes: what it was able
+ * to change it had not given up, so the sync was one. -EIO or -EROFS: no.
+ * fd is of any file or directory, not O_PATH; nothing is written.
+ */
+int still_up(int fd);
+/* syncfs(), and that. */
+int sync_fs(int fd);
+
 /* Writes a file whole and durably: temporary name, fsync, rename, fsync of
  * dirfd (not O_PATH). After a failure (-errno) the old contents, if any, are
  * there; but when the last step fails, the new ones, maybe not durable. */

@@ -3,11 +3,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <mntent.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -286,6 +289,44 @@ bool in_child(void (*fn)(const void *arg, unsigned int nth), const void *arg,
 		fail_msg("%s, %u: status 0x%x; killed last at %s", what, nth,
 			 (unsigned int)status, shared->where);
 	return false;
+}
+
+bool own_mounts(void)
+{
+	struct mntent *entry;
+	FILE *mounts;
+
+	if (unshare(CLONE_NEWNS) < 0 ||
+	    mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+		return false;
+	mounts = setmntent("/proc/self/mounts", "re");
+	while (mounts && (entry = getmntent(mounts)))
+		if (strstr(entry->mnt_dir, "/tierfs-test."))
+			umount2(entry->mnt_dir, MNT_DETACH);
+	if (mounts)
+		endmntent(mounts);
+	return true;
+}
+
+/* The rings of a killed process end a little later than it. They make path busy,
+ * or keep the file system when it is unmounted already, and it the device. */
+void umount_image(const char *path, const char *image)
+{
+	int tries = 0, gone = 0;
+	char cmd[160];
+
+	while (umount2(path, 0) < 0) {
+		assert_int_equal(errno, EBUSY);
+		assert_true(tries++ < 3000);
+		usleep(10000);
+	}
+	snprintf(cmd, sizeof(cmd), "test -z \"$(losetup -j %s)\"", image);
+	while (!gone) {
+		gone = system(cmd) == 0;
+		assert_true(tries++ < 3000);
+		if (!gone)
+			usleep(10000);
+	}
 }
 
 const char *test_prefix(void)

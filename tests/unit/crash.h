@@ -70,6 +70,13 @@ bool in_child(void (*fn)(const void *arg, unsigned int nth), const void *arg,
 /* For fault_arm(): notes the name, and dies. */
 void note_and_die(const char *name);
 
+/* Mounts of our own. Copies of those that the system tests have mounted would
+ * keep these alive when they are unmounted there: they are let go. */
+bool own_mounts(void);
+/* Unmounts what an image was mounted at by a loop device, and waits until the
+ * file system is gone: else the next mount would find it again, dead. */
+void umount_image(const char *path, const char *image);
+
 /* For rig_make(): in TIERFS_TEST_DIR, by default /dev/shm: what the page cache
  * has survives a kill anywhere. */
 const char *test_prefix(void);
