@@ -12,7 +12,7 @@
  * somebody.
  *
  * TIERFS_CRASH_ONLY=SCENARIO[:N] runs that one alone, killed at the N-th point
- * alone.
+ * alone. TIERFS_CRASH_STEP=N kills at every N-th, others in each run.
  */
 
 #include "crash.h"
@@ -474,11 +474,19 @@ static void child_verify(const void *arg, unsigned int nth)
 	verify();
 }
 
+/* From point to point: more than 1 for a sanitizer that takes long. */
+static unsigned int step(void)
+{
+	const char *value = getenv("TIERFS_CRASH_STEP");
+
+	return value ? max_t(unsigned int, (unsigned int)atoi(value), 1) : 1;
+}
+
 /* False: the scenario was not killed: it has no more points. */
 static bool crash_once(const struct scenario *s, unsigned int nth)
 {
 	char at[32], what[96];
-	unsigned int again = 0;
+	unsigned int again = nth % step();
 	bool killed;
 
 	crash_forget();
@@ -490,8 +498,8 @@ static bool crash_once(const struct scenario *s, unsigned int nth)
 	if (getenv("TIERFS_CRASH_ONLY"))
 		print_message("%s %u: %s\n", s->name, nth, at);
 	while (killed && again < 100 &&
-	       in_child(child_recover, NULL, ++again, what))
-		;
+	       in_child(child_recover, NULL, again + 1, what))
+		again += step();
 	snprintf(what, sizeof(what), "%s killed at %s, %u recoveries", s->name,
 		 at, again);
 	in_child(child_verify, NULL, nth, what);
@@ -503,7 +511,7 @@ static void test_scenario(void **state)
 {
 	const struct scenario *s = *state;
 	const char *only = getenv("TIERFS_CRASH_ONLY");
-	unsigned int nth = 1, end = 200;
+	unsigned int nth = 1 + (unsigned int)getpid() % step(), end = 200;
 	size_t len;
 
 	if (only) {
@@ -514,7 +522,7 @@ static void test_scenario(void **state)
 			nth = end = (unsigned int)atoi(only + len + 1);
 	}
 	while (nth <= end && crash_once(s, nth))
-		nth++;
+		nth += step();
 }
 
 /* Each point, how often it killed, and in which scenarios (or recoveries of
@@ -524,7 +532,7 @@ static void test_all_passed(void **state)
 	int missed = 0;
 
 	(void)state;
-	if (getenv("TIERFS_CRASH_ONLY"))
+	if (getenv("TIERFS_CRASH_ONLY") || step() > 1)
 		skip();
 	for (int i = 0; fault_names[i]; i++) {
 		print_message("fault %s %u", fault_names[i], shared->killed[i]);
