@@ -9,5 +9,7 @@
 
 /* Continues crc (0 to begin with) over len bytes. */
 uint32_t crc32c(uint32_t crc, const void *buf, size_t len);
+/* The same without help of the processor. */
+uint32_t crc32c_portable(uint32_t crc, const void *buf, size_t len);
 
 #endif

@@ -32,11 +32,28 @@ static void in_pieces(void **state)
 				 0xE3069283);
 }
 
+/* At every alignment and length: the processor's way and the table's. */
+static void both_ways(void **state)
+{
+	uint8_t buf[100];
+	size_t off, len;
+
+	for (len = 0; len < sizeof(buf); len++)
+		buf[len] = (uint8_t)(len * 37 + 11);
+	for (off = 0; off < 9; off++)
+		for (len = 0; len <= sizeof(buf) - off; len++)
+			assert_int_equal(
+				crc32c(0x12345678, buf + off, len),
+				crc32c_portable(0x12345678, buf + off, len));
+	assert_int_equal(crc32c_portable(0, "123456789", 9), 0xE3069283);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(vectors),
 		cmocka_unit_test(in_pieces),
+		cmocka_unit_test(both_ways),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
