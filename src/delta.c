@@ -216,7 +216,8 @@ static void view_change(struct delta *d, const struct delta_entry *entry)
 		d->size = end;
 		break;
 	case TIERFS_LOG_PUNCH:
-		view_zero(d, entry->off, min_t(uint64_t, end, d->size));
+		/* There is nothing of the object beyond the end. */
+		view_zero(d, entry->off, end);
 		break;
 	case TIERFS_LOG_ZERO:
 		view_zero(d, entry->off, end);

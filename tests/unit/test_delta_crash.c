@@ -300,6 +300,10 @@ static void rot_is_not_applied(void **state)
 	assert_int_equal(
 		delta_replay(fd, &base, to, &pos, sample.end[2] + 1, NULL),
 		-EBADMSG);
+	memset(&pos, 0, sizeof(pos));
+	assert_int_equal(
+		delta_replay(fd, &base, to, &pos, sample.end[1] - 1, NULL),
+		-EBADMSG);
 	close(fd);
 	close(to);
 }
