@@ -8,9 +8,12 @@
  * read, by read(2), by a mapping or by a second descriptor, is compared. The
  * same seed gives the same operations; when contents differ, the last
  * operations are printed with the seed, and the exit status is 1. Operations
- * that the file system doesn't have (EOPNOTSUPP) are given up.
+ * that the file system doesn't have (EOPNOTSUPP) are given up, as are those
+ * named by -x. With -c, COMMAND is run by the shell, with the file closed,
+ * after every -i operations (50).
  *
- * usage: fsx [-q] [-N operations] [-S seed] [-l max-length] FILE
+ * usage: fsx [-q] [-N operations] [-S seed] [-l max-length] [-x operation]...
+ *            [-c COMMAND] [-i operations] FILE
  */
 
 #include <errno.h>
@@ -439,6 +442,30 @@ static struct op {
 
 #define OPS (sizeof(ops) / sizeof(ops[0]))
 
+static bool give_up(const char *name)
+{
+	size_t i;
+
+	for (i = 0; i < OPS; i++)
+		if (strcmp(ops[i].name, name) == 0) {
+			ops[i].weight = 0;
+			return true;
+		}
+	return false;
+}
+
+static void run_command(const char *command)
+{
+	int status;
+
+	note("command");
+	close_file();
+	status = system(command);
+	if (status)
+		fail("the command failed", status < 0 ? errno : 0);
+	open_file(0);
+}
+
 static void one_operation(void)
 {
 	unsigned int total = 0, pick;
@@ -459,18 +486,20 @@ static void one_operation(void)
 __attribute__((noreturn)) static void usage(void)
 {
 	fprintf(stderr,
-		"usage: fsx [-q] [-N operations] [-S seed] [-l max] FILE\n");
+		"usage: fsx [-q] [-N operations] [-S seed] [-l max]\n"
+		"           [-x operation]... [-c command] [-i every] FILE\n");
 	exit(2);
 }
 
 int main(int argc, char **argv)
 {
-	unsigned long n = 10000;
+	unsigned long n = 10000, every = 50;
+	const char *command = NULL;
 	bool quiet = false;
 	size_t i;
 	int opt;
 
-	while ((opt = getopt(argc, argv, "qN:S:l:")) != -1) {
+	while ((opt = getopt(argc, argv, "qN:S:l:x:c:i:")) != -1) {
 		if (opt == 'q')
 			quiet = true;
 		else if (opt == 'N')
@@ -479,10 +508,14 @@ int main(int argc, char **argv)
 			seed = strtoull(optarg, NULL, 0);
 		else if (opt == 'l')
 			max_len = strtoul(optarg, NULL, 0);
-		else
+		else if (opt == 'c')
+			command = optarg;
+		else if (opt == 'i')
+			every = strtoul(optarg, NULL, 0);
+		else if (opt != 'x' || !give_up(optarg))
 			usage();
 	}
-	if (optind + 1 != argc || max_len <= OP_BYTES)
+	if (optind + 1 != argc || max_len <= OP_BYTES || every == 0)
 		usage();
 	path = argv[optind];
 	state = seed;
@@ -494,7 +527,10 @@ int main(int argc, char **argv)
 	open_file(O_CREAT | O_TRUNC);
 	while (op_count < n) {
 		op_count++;
-		one_operation();
+		if (command && op_count % every == 0)
+			run_command(command);
+		else
+			one_operation();
 	}
 	op_count++;
 	op_verify();
