@@ -124,3 +124,15 @@ def one_tier(rig):
 def bare_directory(rig, mode):
     """A directory on the front's file system without a tier."""
     return rig.directory(mode[0])
+
+
+@pytest.fixture(name="own")
+def own_disks(rig, mode):
+    """A tier on disks of its own, whose power can be cut."""
+    front = rig.disk(f"own-front-{mode[0]}", mode[0], 1 * rig_module.GIB)
+    target = rig.disk(f"own-target-{mode[0]}", mode[0], 1 * rig_module.GIB)
+    tier = rig.tier(*mode, front=front, target=target)
+    yield tier
+    tier.close()
+    rig.drop(front)
+    rig.drop(target)

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from rig import GIB, MIB, binary, data, put, wait_for
+from rig import MIB, binary, data, put, wait_for
 
 
 def fill(tier, count=40):
@@ -84,18 +84,6 @@ def test_kill_9_under_writers(tier):
     for path in tier.mnt.glob("extra*"):
         path.unlink()
     check(tier, known)
-
-
-@pytest.fixture(name="own")
-def own_disks(rig, mode):
-    """A tier on disks of its own, whose power can be cut."""
-    front = rig.disk(f"own-front-{mode[0]}", mode[0], 1 * GIB)
-    target = rig.disk(f"own-target-{mode[0]}", mode[0], 1 * GIB)
-    tier = rig.tier(*mode, front=front, target=target)
-    yield tier
-    tier.close()
-    rig.drop(front)
-    rig.drop(target)
 
 
 @pytest.mark.slow(300)
