@@ -312,9 +312,10 @@ static void settle_all(struct tier *tier)
 	CDS_INIT_LIST_HEAD(&tier->unsettled);
 	pthread_mutex_unlock(&tier->stale_lock);
 	cds_list_for_each_entry_safe (entry, next, &list, link) {
+		cds_list_del(&entry->link);
 		tier_settle(tier, entry->node);
 		if (is_dirty(entry->node)) {
-			cds_list_move(&entry->link, &dirty);
+			cds_list_add(&entry->link, &dirty);
 			continue;
 		}
 		node_unref(entry->node);
