@@ -6,7 +6,8 @@
  * client (which only stalls its own command), on the front, on jobs. Their
  * number is bounded, for each user too, so that a user can neither exhaust the
  * daemon nor keep root out. A command that goes on without its client takes
- * such a place as well.
+ * such a place as well. When places are wanted, clients that are waited for
+ * lose theirs.
  *
  * The socket is bound under another name and renamed into place, so it is
  * never seen before it answers; a socket that nobody listens to is a crashed
@@ -41,9 +42,20 @@
 
 /* ---- answers ------------------------------------------------------------ */
 
+void conn_idle(struct control_conn *conn, bool idle)
+{
+	if (!idle)
+		atomic_store(&conn->idle_since, 0);
+	else if (!atomic_load(&conn->idle_since))
+		atomic_store(&conn->idle_since, monotonic_ns());
+}
+
 void conn_flush(struct control_conn *conn)
 {
+	bool idle = atomic_load(&conn->idle_since);
 	size_t off = 0;
+
+	conn_idle(conn, true);
 
 	while (off < conn->out_len && conn->fd >= 0 && !conn->gone) {
 		ssize_t n = send(conn->fd, conn->out + off, conn->out_len - off,
@@ -57,6 +69,7 @@ void conn_flush(struct control_conn *conn)
 			off += n;
 	}
 	conn->out_len = 0;
+	conn_idle(conn, idle);
 }
 
 static void conn_queue(struct control_conn *conn, const char *text, size_t len)
@@ -159,10 +172,12 @@ static void conn_serve(struct control_conn *conn)
 			return;
 		}
 		if (have > 0) {
+			conn_idle(conn, false);
 			if (!control_request(conn, line, len))
 				return;
 			continue;
 		}
+		conn_idle(conn, true);
 		if (conn->eof || (poll(&pfd, 1, -1) < 0 && errno != EINTR))
 			return;
 		n = proto_fill(&conn->lines, conn->fd);
@@ -193,6 +208,27 @@ static void *conn_thread(void *arg)
 	return NULL;
 }
 
+/* Whoever has waited longest for its client, not root's and of this user if
+ * only that one's are too many, has to go: so those who say half a request, or
+ * take no answers, cannot keep others out for long. control->lock held. */
+static void shut_out(struct control *control, uid_t uid, bool own)
+{
+	int64_t before = monotonic_ns() - CONTROL_IDLE_NS;
+	struct control_conn *conn, *worst = NULL;
+
+	cds_list_for_each_entry (conn, &control->conns, link) {
+		int64_t since = atomic_load(&conn->idle_since);
+
+		if (conn->fd < 0 || conn->peer.uid == 0 || !since ||
+		    since >= before || (own && conn->peer.uid != uid))
+			continue;
+		worst = conn;
+		before = since;
+	}
+	if (worst)
+		shutdown(worst->fd, SHUT_RDWR);
+}
+
 /* Is there room for one more of this user? control->lock held. */
 static bool conn_room(struct control *control, uid_t uid)
 {
@@ -207,7 +243,10 @@ static bool conn_room(struct control *control, uid_t uid)
 		rest += conn->peer.uid != 0;
 		user += conn->peer.uid == uid;
 	}
-	return user < CONTROL_CONNS_USER && rest < CONTROL_CONNS_REST;
+	if (user < CONTROL_CONNS_USER && rest < CONTROL_CONNS_REST)
+		return true;
+	shut_out(control, uid, user >= CONTROL_CONNS_USER);
+	return false;
 }
 
 /* Starts the thread of conn, which it takes over. */

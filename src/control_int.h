@@ -13,10 +13,11 @@
 #include "control_proto.h"
 #include "tier.h"
 
-#define CONTROL_CONNS	   64	 /* at once; commands that go on included */
-#define CONTROL_CONNS_USER 8	 /* of one user who is not root */
-#define CONTROL_CONNS_REST 48	 /* of all who are not root */
-#define CONTROL_INFLIGHT   8192	 /* requests of a command at the tier */
+#define CONTROL_CONNS	   64 /* at once; commands that go on included */
+#define CONTROL_CONNS_USER 8  /* of one user who is not root */
+#define CONTROL_CONNS_REST 48 /* of all who are not root */
+#define CONTROL_IDLE_NS	   5000000000LL /* who waits longer can be shut out */
+#define CONTROL_INFLIGHT   8192		/* requests of a command at the tier */
 #define CONTROL_ORPHANS	   16384 /* the same, of commands that did not wait */
 #define CONTROL_BATCH	   2048	 /* requests in one tier_submit() */
 
@@ -62,9 +63,10 @@ struct control_conn {
 	int fd;			   /* -1: goes on without a client */
 	int event_fd;		   /* something is done, or the end */
 	struct peer peer;
-	bool gone;   /* the client is */
-	bool eof;    /* it sends no more */
-	bool broken; /* credentials could not be put back */
+	bool gone;		     /* the client is */
+	bool eof;		     /* it sends no more */
+	bool broken;		     /* credentials could not be put back */
+	_Atomic(int64_t) idle_since; /* waits for its client; 0: does not */
 	struct proto_lines lines;
 	char *out; /* answers to be sent */
 	size_t out_len, out_cap;
@@ -141,6 +143,8 @@ void conn_file_result(struct control_conn *conn, const char *op, const char *as,
 void conn_answer(struct control_conn *conn, json_t *answer);
 /* Sends what is queued. A client that is gone is noted in conn->gone. */
 void conn_flush(struct control_conn *conn);
+/* The thread waits for its client, or does no longer. */
+void conn_idle(struct control_conn *conn, bool idle);
 void conn_end(struct control_conn *conn, const char *status,
 	      const char *reason);
 /* Runs later on a connection of its own, which needs no client. Takes later

@@ -377,8 +377,10 @@ bool move_next_paths(struct control_cmd *cmd)
 			bad_line(cmd, "the paths end without a last line");
 			break;
 		}
+		conn_idle(cmd->conn, true);
 		move_pump(cmd, TICK_NS / 1000000);
 	}
+	conn_idle(cmd->conn, false);
 	return cmd->paths && !cmd->stopping;
 }
 

@@ -54,6 +54,10 @@
  *   answers so far, and the end, still come. Closing the connection cancels
  *   too. Closing the sending direction alone does not.
  *
+ *   Places are few, and fewer for one user. A client that has kept the daemon
+ *   waiting for seconds, for a request, for paths or to take answers, is
+ *   disconnected when another wants its place; root's is not.
+ *
  * Paths
  *   Absolute, below the root of the mount ("/" is the mountpoint); "." and
  *   ".." are not names; symlinks are not followed. The daemon walks them with
