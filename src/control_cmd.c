@@ -24,6 +24,7 @@ enum command_kind {
 	KIND_METRICS,
 	KIND_REMOUNT,
 	KIND_CHECK,
+	KIND_DRAIN,
 };
 
 /* Keys a command takes beside version and command. */
@@ -35,6 +36,7 @@ enum command_keys {
 	KEY_JOB = 0x10,
 	KEY_REMOUNT = 0x20, /* options and check */
 	KEY_CHECK = 0x40,   /* repair, verify, progress */
+	KEY_DRAIN = 0x80,   /* progress */
 };
 
 #define KEYS_MOVE (KEY_PATHS | KEY_RECURSIVE | KEY_WAIT)
@@ -57,6 +59,7 @@ static const struct command {
 	{"metrics", KIND_METRICS},
 	{"remount", KIND_REMOUNT, KEY_REMOUNT},
 	{"check", KIND_CHECK, KEY_CHECK},
+	{"drain", KIND_DRAIN, KEY_DRAIN},
 };
 
 static const struct key {
@@ -71,7 +74,7 @@ static const struct key {
 	{"recursive", KEY_RECURSIVE, JSON_TRUE},
 	{"release", KEY_RELEASE, JSON_TRUE},
 	{"wait", KEY_WAIT, JSON_TRUE},
-	{"progress", KEY_WAIT | KEY_CHECK, JSON_TRUE},
+	{"progress", KEY_WAIT | KEY_CHECK | KEY_DRAIN, JSON_TRUE},
 	{"job", KEY_JOB, JSON_INTEGER},
 	{"options", KEY_REMOUNT, JSON_ARRAY},
 	{"check", KEY_REMOUNT, JSON_TRUE},
@@ -431,6 +434,34 @@ static void do_remount(struct control_conn *conn, const json_t *obj)
 		conn_end(conn, "done", "");
 }
 
+static bool do_drain(struct control_conn *conn, const json_t *obj)
+{
+	struct control *control = conn->control;
+	struct control_cmd cmd = {
+		.conn = conn,
+		.control = control,
+		.name = "drain",
+		.recursive = true,
+		.wait = true,
+		.progress = flag(obj, "progress", false),
+	};
+
+	if (atomic_exchange(&control->draining, true)) {
+		conn_end(conn, "error", "it is being drained already");
+		return false;
+	}
+	CDS_INIT_LIST_HEAD(&cmd.done);
+	control_drain(&cmd);
+	atomic_store(&control->draining, false);
+	if (cmd.error[0]) {
+		conn_end(conn, "error", cmd.error);
+		return false;
+	}
+	conn_end(conn, cmd.failed || cmd.stopping ? "failed" : "done",
+		 cmd.stopping ? "interrupted" : "");
+	return true;
+}
+
 static bool do_check(struct control_conn *conn, const json_t *obj)
 {
 	struct control_cmd cmd = {
@@ -486,6 +517,8 @@ bool control_request(struct control_conn *conn, const char *line, size_t len)
 		do_remount(conn, obj);
 	else if (command->kind == KIND_CHECK)
 		ret = do_check(conn, obj);
+	else if (command->kind == KIND_DRAIN)
+		ret = do_drain(conn, obj);
 	else if (command->kind == KIND_STATUS)
 		send_all(conn, one(control_status(conn->control)));
 	else if (command->kind == KIND_QUEUE)

@@ -44,7 +44,7 @@ struct control {
 	struct peer self; /* to go back to after a check */
 
 	_Atomic(bool) stopping;
-	_Atomic(bool) checking;
+	_Atomic(bool) checking, draining;
 
 	/* A leaf: what follows, and the done lists of commands. */
 	pthread_mutex_t lock;
@@ -95,6 +95,8 @@ enum control_op {
 	CONTROL_RESTORE,
 	CONTROL_PIN,
 	CONTROL_UNPIN,
+	CONTROL_MEASURE, /* steps of a drain, beside restores */
+	CONTROL_DRAIN,
 };
 
 /* A command that takes paths, while it runs. */
@@ -119,6 +121,8 @@ struct control_cmd {
 	struct control_req *batch[CONTROL_BATCH];
 	unsigned int nbatch;
 	struct control_later *later;
+	struct control_drain *drain;
+	uint64_t need; /* a drain's bytes on the front */
 
 	/* Under control->lock. */
 	struct cds_list_head done;
@@ -233,6 +237,13 @@ void move_file(struct control_cmd *cmd, struct node *node,
 
 /* Ends the answer, too. False: the connection is to be closed. */
 bool control_check(struct control_cmd *cmd, bool repair, bool verify);
+
+/* -- control_drain.c ---------------------------------------------------------- */
+
+void control_drain(struct control_cmd *cmd);
+/* A file that its walks have found. */
+void drain_measure(struct control_cmd *cmd, struct node *node);
+void drain_file(struct control_cmd *cmd, struct node *node, const char *as);
 
 /* -- control_walk.c ----------------------------------------------------------- */
 

@@ -68,6 +68,13 @@ void move_file(struct control_cmd *cmd, struct node *node,
 	enum spill_state state;
 	bool restore = false;
 
+	if (cmd->op == CONTROL_DRAIN || cmd->op == CONTROL_MEASURE) {
+		if (cmd->op == CONTROL_DRAIN)
+			drain_file(cmd, node, as);
+		else
+			drain_measure(cmd, node);
+		return;
+	}
 	if (!peer_owns(cmd->conn, st)) {
 		move_result(cmd, as, "refused",
 			    "permission denied: not the owner", 0);

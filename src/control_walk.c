@@ -145,8 +145,8 @@ static int walk_subdir(struct walk *walk, const struct frame *frame,
 		close(fd);
 		return -ESTALE;
 	}
-	/* Unpinning unpins directories too. */
-	if (walk->cmd->op == CONTROL_UNPIN)
+	/* Unpinning unpins directories too, and draining. */
+	if (walk->cmd->op == CONTROL_UNPIN || walk->cmd->op == CONTROL_DRAIN)
 		move_file(walk->cmd, node_ref(node), st, walk->path, walk->as,
 			  false);
 	return walk_push(walk, fd, steal_ptr(&held));

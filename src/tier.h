@@ -287,6 +287,16 @@ int tier_pin(struct tier *tier, struct node *node, bool pin);
 int tier_forget_copies(struct tier *tier, struct node *node,
 		       const struct spill_ea *ea);
 
+/* While it is set nothing is migrated or released; what is so stays. */
+void tier_set_draining(struct tier *tier, bool draining);
+/* For drain: takes the tier's attributes from files and directories, pins and
+ * shown numbers too; their objects are deleted in the background. Waits for the
+ * journal once. errs[i]: 0; -EBUSY: it is being moved, or its data is not on the
+ * front; -EIO; -errno. */
+void tier_leave(struct tier *tier, struct node **nodes, size_t n, int *errs);
+/* What is still to be deleted; *ret_running: it is being worked at. */
+size_t tier_stale_left(struct tier *tier, bool *ret_running);
+
 /* ---- what can be asked ---------------------------------------------------- */
 
 struct tier_file_status {

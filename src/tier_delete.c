@@ -251,6 +251,19 @@ int tier_stale_recover(struct tier *tier)
 	return 0;
 }
 
+size_t tier_stale_left(struct tier *tier, bool *ret_running)
+{
+	struct tier_stale *stale;
+	size_t n = 0;
+
+	pthread_mutex_lock(&tier->stale_lock);
+	cds_list_for_each_entry (stale, &tier->stale, link)
+		n++;
+	*ret_running = tier->stale_queued;
+	pthread_mutex_unlock(&tier->stale_lock);
+	return n + *ret_running;
+}
+
 void tier_stale_free(struct tier *tier)
 {
 	struct tier_stale *stale, *next;

@@ -1,10 +1,20 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Forgetting: what a file says of copies goes, without a word to the targets.
+ * Attributes that go: a copy that the check found to be none, and all of a
+ * front that is drained.
+ *
+ * Forgetting a copy says nothing to its target: the check knows better what is
+ * to become of the object. Leaving has the objects deleted, so an INTENT_WRITE
+ * for each comes first, committed for many files at once: it says what is meant
+ * here, that the copy goes and the file stays. What kept the file's shown number
+ * is nameless after a crash; the drain that goes on removes it, or the check.
  */
 #include <errno.h>
+#include <stdlib.h>
 
+#include "cleanup.h"
 #include "tier_impl.h"
+#include "util.h"
 
 uint64_t tier_renames(struct tier *tier, bool *ret_quiet)
 {
@@ -60,4 +70,124 @@ int tier_forget_copies(struct tier *tier, struct node *node,
 		tier_count_file(file, SPILL_MIGRATED, SPILL_NONE, was->size);
 	tier_file_unlock(file);
 	return ret;
+}
+
+/* ---- leaving -------------------------------------------------------------- */
+
+void tier_set_draining(struct tier *tier, bool draining)
+{
+	atomic_store(&tier->draining, draining);
+}
+
+static int may_leave(const struct tier_file *file)
+{
+	if (file->move || file->journaling ||
+	    file->ea.state == SPILL_RELEASED || file->ea.state == SPILL_DIRTY)
+		return -EBUSY;
+	return 0;
+}
+
+/* 1: *ret is an intent that is needed first. */
+static int begin_leaving(struct tier *tier, struct node *node,
+			 struct intent *ret)
+{
+	struct tier_file *file;
+	int err;
+
+	err = tier_file_lock(tier, node, &file);
+	if (err)
+		return err;
+	err = may_leave(file);
+	if (!err && file->ea.ncopies && !file->write_intent) {
+		*ret = (struct intent){
+			.kind = INTENT_WRITE,
+			.target = file->ea.copies[0].target,
+			.oid = file->ea.copies[0].oid,
+			.handle = node_handle(node),
+		};
+		err = 1;
+	}
+	tier_file_unlock(file);
+	return err;
+}
+
+static int remove_eas(struct tier_file *file)
+{
+	_cleanup_node_fd_ struct node_fd fd = NODE_FD_NONE;
+	struct spill_ea none = {.state = SPILL_NONE};
+	int err;
+
+	err = node_fd_get(file->node, &fd);
+	if (err)
+		return err;
+	/* First: it is looked for only where the other one is. */
+	err = removexattr_fd(fd.fd, TIERFS_EA_BTIME_TRUSTED);
+	if (err && err != -ENODATA && err != -EPERM && err != -EOPNOTSUPP)
+		return err;
+	return tier_ea_set(file, &none, false);
+}
+
+/* intent: for this copy, or 0. */
+static int leave(struct tier *tier, struct node *node, uint64_t oid,
+		 uint64_t intent)
+{
+	struct tier_file *file;
+	struct spill_ea old;
+	int err;
+
+	err = tier_file_lock(tier, node, &file);
+	if (err) {
+		tier_done_after_sync(tier, intent);
+		return err;
+	}
+	old = file->ea;
+	err = may_leave(file);
+	/* Meanwhile it may have been migrated anew, or written to. */
+	if (!err && old.ncopies && !file->write_intent &&
+	    (!intent || old.copies[0].oid != oid))
+		err = -EBUSY;
+	if (!err)
+		err = remove_eas(file);
+	if (err || !old.ncopies || file->write_intent) {
+		tier_done_after_sync(tier, intent);
+		intent = file->write_intent;
+	}
+	if (!err) {
+		if (old.state == SPILL_MIGRATED &&
+		    !(old.flags & TIERFS_EA_F_WRITING))
+			tier_count_file(file, SPILL_MIGRATED, SPILL_NONE,
+					old.size);
+		tier_stale_file(tier, &old, intent, 0);
+		file->write_intent = 0;
+		if (old.flags & TIERFS_EA_F_INO)
+			tier_stale_add(tier,
+				       &(struct tier_stale){.holder = old.ino});
+	}
+	tier_file_unlock(file);
+	return err;
+}
+
+void tier_leave(struct tier *tier, struct node **nodes, size_t n, int *errs)
+{
+	_cleanup_free_ struct intent *intents = calloc(n, sizeof(*intents));
+	size_t k = 0;
+	int err = intents ? 0 : -ENOMEM;
+
+	for (size_t i = 0; i < n; i++) {
+		errs[i] =
+			err ? err : begin_leaving(tier, nodes[i], &intents[k]);
+		k += errs[i] == 1;
+	}
+	if (k)
+		err = journal_add(tier->parts.journal, intents, k);
+	for (size_t i = 0, next = 0; i < n; i++) {
+		const struct intent *intent =
+			errs[i] == 1 ? &intents[next++] : NULL;
+
+		if (errs[i] < 0)
+			continue;
+		errs[i] = err ? err
+			      : leave(tier, nodes[i], intent ? intent->oid : 0,
+				      intent ? intent->id : 0);
+	}
 }

@@ -47,6 +47,7 @@ struct tier {
 
 	_Atomic(int64_t) bad_ea_told; /* monotonic ns */
 	_Atomic(uint64_t) renames_begun, renames_ended;
+	_Atomic(bool) draining;
 	unsigned int batch_files; /* what the limit of descriptors allows */
 	uint64_t max_size;	  /* of a file on the front */
 	unsigned int ticks;	  /* the waker's alone */

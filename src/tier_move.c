@@ -461,6 +461,10 @@ static void submit_one(struct batch *b, struct batch *released,
 	struct stat st;
 	int ret;
 
+	if (b->op != TIER_RESTORE && atomic_load(&b->tier->draining)) {
+		answer(req, TIER_REFUSED, "the file system is being drained");
+		return;
+	}
 	/* What the last close has left open is to be decided first. */
 	tier_settle(b->tier, req->node);
 	ret = tier_file_lock(b->tier, req->node, &file);

@@ -78,6 +78,15 @@ static const struct command commands[] = {
 	 "24 bytes\n"
 	 "of memory an object.\n",
 	 false},
+	{"drain", "", "", "restore everything, for good",
+	 "Restore everything and delete the copies, so that the front is a "
+	 "plain\n"
+	 "directory when it is unmounted (root). Pins are removed, and nothing "
+	 "is\n"
+	 "migrated any more. Refused if the front has no room. Stopped, it can "
+	 "be\n"
+	 "begun again. With several mounts, --mount says which.\n",
+	 false},
 	{"metrics", "", "", "OpenMetrics text",
 	 "What the daemons count, as OpenMetrics text (root).\n", false},
 };
@@ -360,6 +369,33 @@ static int cancel(struct tool *tool)
 	return -1;
 }
 
+static int drain(struct tool *tool)
+{
+	const struct options *opt = &tool->opt;
+	json_t *obj = request("drain");
+	struct daemon *d = tool->daemons;
+	char *mount;
+
+	if (tool->ndaemons > 1) {
+		json_decref(obj);
+		return usage("drain", "there are several mounts: choose one "
+				      "with --mount");
+	}
+	if (!opt->json && !opt->quiet && isatty(2))
+		json_object_set_new(obj, "progress", json_true());
+	session_ask(tool, d, obj, print_move);
+	print_clear();
+	if (tool->failed || tool->denied || opt->json || opt->quiet)
+		return -1;
+	mount = print_safe(d->mount);
+	printf("%s is drained. When it is unmounted, its front is a plain "
+	       "directory;\n.tierfs there, and %s in the targets, are not "
+	       "needed any more.\n",
+	       mount ? mount : "It", d->name);
+	free(mount);
+	return -1;
+}
+
 static int run(struct tool *tool)
 {
 	const struct options *opt = &tool->opt;
@@ -379,6 +415,8 @@ static int run(struct tool *tool)
 			check_front(tool);
 		else
 			check_mounts(tool);
+	} else if (!strcmp(name, "drain")) {
+		ret = drain(tool);
 	} else if (!strcmp(name, "metrics")) {
 		ask_all(tool, print_metric);
 		if (!tool->denied)

@@ -32,6 +32,8 @@
  *   metrics                                root; each family
  *   remount    options, check              root; nothing but the end
  *   check      repair, verify, progress    root; each finding
+ *   drain      progress                    root; each file that had to be
+ *                                          restored, and what failed
  *
  *   paths      an array of paths, each a string or an object, see below
  *   more       true: lines {"paths": [...], "more": true|false} follow, up to
