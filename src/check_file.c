@@ -14,6 +14,7 @@
 
 #include "check_int.h"
 #include "cleanup.h"
+#include "delta.h"
 
 int check_look(struct check *c, int dirfd, const char *name,
 	       struct check_seen *ret)
@@ -53,6 +54,9 @@ struct judge {
 	int dirfd;
 	const char *name;
 	const struct check_seen *seen;
+	/* What the object's size must be, when that is known. */
+	bool sized;
+	uint64_t size;
 };
 
 static bool resident(const struct check_seen *seen)
@@ -78,16 +82,17 @@ static bool forgotten(const struct judge *j)
 
 static const char *outcome(const struct judge *j, bool repaired)
 {
+	if (j->seen->ea.state == SPILL_DIRTY)
+		return "what was not written since its release is lost";
 	if (!resident(j->seen))
 		return "its contents are lost";
 	return repaired ? "forgotten: the file is on the front"
 			: "the file itself is on the front";
 }
 
-/* True: a file of n copies has none that could be wrong any more. */
+/* True: it names the copy no more. */
 static bool judge_size(const struct judge *j, const struct spill_copy *copy)
 {
-	const struct spill_ea *ea = &j->seen->ea;
 	struct check *c = j->c;
 	uint64_t size = 0;
 	bool repaired;
@@ -95,10 +100,10 @@ static bool judge_size(const struct judge *j, const struct spill_copy *copy)
 
 	err = check_object_size(c, copy->target, copy->oid, false, &size);
 	/* As it was listed, it may have been on its way. */
-	if (!err && size != ea->size && ea->state != SPILL_DIRTY)
+	if (!err && size != j->size && j->sized)
 		err = check_object_size(c, copy->target, copy->oid, true,
 					&size);
-	if (!err && (size == ea->size || ea->state == SPILL_DIRTY))
+	if (!err && (size == j->size || !j->sized))
 		return false;
 	if (!still(c, j->dirfd, j->name, j->seen))
 		return true;
@@ -116,7 +121,7 @@ static bool judge_size(const struct judge *j, const struct spill_copy *copy)
 			    repaired,
 			    "it has %" PRIu64 " bytes instead of %" PRIu64
 			    "; %s",
-			    size, ea->size,
+			    size, j->size,
 			    resident(j->seen) ? outcome(j, repaired)
 					      : "the file cannot be restored");
 	return repaired;
@@ -202,6 +207,47 @@ static bool judge_resident(const struct judge *j)
 	return repaired;
 }
 
+/*
+ * The log of a DIRTY file, which also knows the object's size. While a daemon
+ * appends to it (LOGGING) it is left to that; after a crash, its end may be torn.
+ */
+static void judge_log(struct judge *j)
+{
+	const struct spill_ea *ea = &j->seen->ea;
+	const struct delta_base expect = {.oid = ea->copies[0].oid,
+					  .target = ea->copies[0].target};
+	bool logging = ea->flags & TIERFS_EA_F_LOGGING;
+	_cleanup_close_ int fd = -1;
+	struct delta *log = NULL;
+	struct check *c = j->c;
+	int err;
+
+	if (logging && c->parts.tier)
+		return;
+	fd = openat(j->dirfd, j->name,
+		    O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	err = fd < 0 ? -errno : delta_load(fd, &expect, !logging, &log);
+	if (!err && delta_log_end(log)) {
+		j->sized = true;
+		j->size = delta_base(log)->size;
+	}
+	delta_free(log);
+	if (!err || !still(c, j->dirfd, j->name, j->seen))
+		return;
+	if (err == -EBADMSG)
+		check_found(c, CHECK_DAMAGED_LOG, NULL, expect.target,
+			    expect.oid, false,
+			    "what was written since its release is lost; the "
+			    "object has what it was before");
+	else if (err == -EPROTONOSUPPORT)
+		check_found(c, CHECK_DAMAGED_LOG, NULL, expect.target,
+			    expect.oid, false,
+			    "written by a newer version of tierfs; left alone");
+	else
+		check_found(c, CHECK_UNREADABLE, NULL, -1, 0, false, "%s",
+			    strerror(-err));
+}
+
 static void judge_number(const struct judge *j)
 {
 	const struct spill_ea *ea = &j->seen->ea;
@@ -216,13 +262,17 @@ static void judge_number(const struct judge *j)
 		    ea->ino);
 }
 
-static void judge_copies(const struct judge *j)
+static void judge_copies(struct judge *j)
 {
 	const struct spill_ea *ea = &j->seen->ea;
 	struct check *c = j->c;
 
 	if (judge_flight(j) || judge_resident(j))
 		return;
+	j->sized = ea->state != SPILL_DIRTY;
+	j->size = ea->size;
+	if (ea->state == SPILL_DIRTY)
+		judge_log(j);
 	for (unsigned int i = 0; i < ea->ncopies && !c->err; i++) {
 		const struct spill_copy *copy = &ea->copies[i];
 		struct check_target *t = &c->targets[copy->target];
@@ -243,8 +293,7 @@ static void judge_copies(const struct judge *j)
 			continue;
 		if (judge_size(j, copy))
 			return;
-		if (c->parts.verify && ea->state != SPILL_DIRTY &&
-		    judge_contents(j, copy))
+		if (c->parts.verify && judge_contents(j, copy))
 			return;
 	}
 }

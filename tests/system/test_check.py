@@ -318,6 +318,66 @@ def test_inode_numbers(case):
     assert sorted(os.listdir(inodes)) == ["4712", "what"]
 
 
+@pytest.mark.parametrize("what", ["damaged", "newer", "fine", "size"])
+def test_log(case, what):
+    """Of what was written to a released file."""
+    path = case.tier.mnt / "dirty"
+    r.put(path, 3 * r.MIB, "dirty")
+    case.tier.release(path)
+    with open(path, "r+b") as f:
+        f.seek(r.MIB)
+        f.write(b"changed" * 1000)
+        f.truncate(2 * r.MIB)
+    assert case.tier.state(path) == "dirty"
+    copy = case.object_of("dirty")
+
+    def damage():
+        with open(case.tier.front / "dirty", "r+b") as f:
+            header = f.read(64)
+            if what == "damaged":
+                f.seek(200)
+                f.write(b"?")
+            elif what == "newer":
+                header = bytearray(header)
+                header[8] = 2
+                header[12:16] = bytes(4)
+                header[12:16] = struct.pack("<I", crc32c(header))
+                f.seek(0)
+                f.write(header)
+            elif what == "size":
+                os.truncate(copy, 5)
+
+    case.ready(damage)
+    if what == "fine":
+        assert case.check("--verify", "--repair") == []
+        return
+    kind = "wrong-size" if what == "size" else "damaged-log"
+    case.tier.damaged = {kind}
+    found = case.one("--repair")
+    assert (found["kind"], found["path"]) == (kind, f"{case.top()}/dirty")
+    assert not found["repaired"]
+    assert what != "newer" or "newer" in found["detail"]
+
+
+def test_torn_log(cold_case):
+    """What a crash left is the next mount's."""
+    tier = cold_case.tier
+    path = tier.mnt / "dirty"
+    r.put(path, 3 * r.MIB, "dirty")
+    tier.release(path)
+    with open(path, "r+b") as f:
+        f.write(b"changed")
+        f.flush()
+        tier.kill()
+    with open(tier.front / "dirty", "ab") as f:
+        f.write(b"half an entry")
+    assert cold_case.check("--verify", "--repair") == []
+    tier.mount()
+    assert cold_case.check("--verify", "--repair") == []
+    assert path.read_bytes()[:12] == b"changed" + r.data(
+        3 * r.MIB, "dirty")[7:12]
+
+
 def test_orphans(cold_case):
     """Their objects are in use; what isn't ours is named."""
     tier = cold_case.tier
@@ -442,6 +502,15 @@ def test_under_load(cold_case):
                 with open(paths[0], "r+b") as f:
                     f.write(b"new")
                 os.truncate(paths[4], 0)
+                large = mine / f"large{i}"
+                r.put(large, 1100000)
+                tier.release(large)
+                for k in range(5):  # to the log
+                    with open(large, "r+b") as f:
+                        f.seek(k << 16)
+                        f.write(b"changed" * 1000)
+                if i % 2:
+                    tier.do("restore", large)
                 os.rename(paths[5], paths[6])
                 (mine / f"d{i}").mkdir()
                 os.rename(mine / f"d{i}", mine / f"e{i}")
