@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: MIT
 """A 4 KiB write to a released file of 10 GiB on a throttled target, against
 the same write to a resident one: open, pwrite at random, close; the same with
-fsync; and through a handle that stays open. And the target's I/Os meanwhile."""
+fsync; and through a handle that stays open, where the one is a request to the
+daemon and the other never leaves the kernel. And the target's reads meanwhile.
+"""
 
 import os
 import random
@@ -66,6 +68,7 @@ def main():
         before = target.ios()[0]
 
         def pair(name, call, *more):
+            front.settle()
             a, b = random.Random(1), random.Random(1)
             compare(f"4 KiB write: {name}", args.runs,
                     lambda: seconds(call, ours, a, args.count, *more)

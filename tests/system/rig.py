@@ -521,11 +521,16 @@ class Tier:
 
     def bring(self, path, state):
         """Brings a file that has data to a state: none, migrated, released,
-        or restored (migrated again after a release)."""
+        dirty (what it held is written again), or restored (migrated again
+        after a release)."""
         if state == "migrated":
             self.migrate(path)
-        elif state in ("released", "restored"):
+        elif state in ("released", "restored", "dirty"):
+            head = Path(path).read_bytes()[:6000]
             self.release(path)
+        if state == "dirty":
+            with open(path, "r+b") as f:
+                f.write(head)
         if state == "restored":
             self.do("restore", path)
         want = {"restored": "migrated"}.get(state, state)

@@ -13,6 +13,7 @@ import time
 
 import pytest
 
+from conftest import MODES
 from rig import (FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE, MIB,
                  data, fallocate, holes, put, wait_for)
 
@@ -329,6 +330,20 @@ def outcome(op, directory):
 @pytest.mark.parametrize("state", STATES)
 def test_as_on_the_front(tier, bare, state):
     """All operations; one report of all that differ."""
+    all_operations(tier, bare, state)
+
+
+@pytest.mark.slow(600)
+@pytest.mark.parametrize("mode", [m.split("-") for m in MODES
+                                  if m in ("ext4-on", "xfs-off")],
+                         ids="-".join)
+@pytest.mark.parametrize("state", ["released", "dirty"])
+def test_as_on_the_front_with_a_log(cold, bare, state):
+    """The same where small files aren't restored for a write."""
+    all_operations(cold.mount("restore_below=0"), bare, state)
+
+
+def all_operations(tier, bare, state):
     differ = []
     for name in OPERATIONS:
         op = globals()[name]
