@@ -13,7 +13,7 @@
 
 /* Files up to this size are migrated in batches that share their syncs. */
 #define TIER_SMALL	   (1u << 20)
-#define TIER_BATCH_FILES   512
+#define TIER_BATCH_FILES   2048
 /* Restoring has a descriptor open for each. */
 #define TIER_RESTORE_FILES 64
 #define TIER_BATCH_BYTES   (256u << 20)
