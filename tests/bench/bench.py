@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "system"))
 
-from rig import MIB, Rig, drop_caches  # noqa: E402 pylint: disable=C0413
+from rig import BLKIO, MIB, Rig, drop_caches  # noqa: E402 pylint: disable=C0413
 
 # A hard disk: bytes and I/Os a second; and I/Os where it seeks for each.
 HDD_BPS, HDD_IOPS, SEEKS = 100 * MIB, 400, 200
@@ -55,6 +55,17 @@ def seconds(call, *args):
     start = time.monotonic()
     call(*args)
     return time.monotonic() - start
+
+
+def serviced(disk):
+    """I/Os of a throttled disk so far, as the throttle counts them: before the
+    block layer merges what is adjacent."""
+    rdev = os.stat(disk.loop).st_rdev
+    total = f"{os.major(rdev)}:{os.minor(rdev)} Total "
+    text = (BLKIO / "blkio.throttle.io_serviced_recursive").read_text(
+        encoding="ascii")
+    return sum(int(line.rsplit(" ", 1)[1]) for line in text.splitlines()
+               if line.startswith(total))
 
 
 def cold(call, *args):

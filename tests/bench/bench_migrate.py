@@ -14,7 +14,8 @@ import sys
 from statistics import median
 
 from bench import (HDD_BPS, HDD_IOPS, SEEKS, arguments, cold, compare,
-                   drop_caches, progress, report, rig, seconds)
+                   drop_caches, progress, report, rig, seconds,
+                   serviced)
 from rig import MIB, libc, run, wait_for
 
 
@@ -113,9 +114,9 @@ def small(r, args):
     def count(how, *what):
         """Seconds; the I/Os are noted."""
         prepare()
-        before = target.serviced()
+        before = serviced(target)
         took = seconds(how, *what)
-        ios.setdefault(how.__name__, []).append(target.serviced() - before)
+        ios.setdefault(how.__name__, []).append(serviced(target) - before)
         progress(f"{how.__name__}: {ios[how.__name__][-1]} I/Os")
         return took
 
