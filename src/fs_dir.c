@@ -41,7 +41,7 @@ static struct fs_dirp *dirp_of(const struct fuse_file_info *fi)
 	return (struct fs_dirp *)(uintptr_t)fi->fh;
 }
 
-int fs_dir_fd(const struct fuse_file_info *fi)
+static int fs_dir_fd(const struct fuse_file_info *fi)
 {
 	return dirp_of(fi)->fd;
 }

@@ -6,6 +6,7 @@
 
 #define FUSE_USE_VERSION FUSE_MAKE_VERSION(3, 18)
 #include <fuse_lowlevel.h>
+#include <linux/fs.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <urcu/list.h>
@@ -146,6 +147,15 @@ void fs_park_end(struct fs *fs);
 
 /* ---- uses that wait (fs_use.c) -------------------------------------------- */
 
+/* Inode flags to be set: FS_IOC_SETFLAGS or FS_IOC_FSSETXATTR. */
+struct fs_flags {
+	unsigned int cmd;
+	union {
+		unsigned int flags;
+		struct fsxattr fsx;
+	} arg;
+};
+
 /* What may have to wait for the file that it uses. */
 struct fs_use {
 	struct fs_park park;
@@ -165,6 +175,10 @@ struct fs_use {
 	struct stat attr;
 	int to_set;
 	bool has_handle;
+
+	/* inode flags */
+	bool opened; /* tier_close() is owed, should it be interrupted */
+	struct fs_flags set;
 
 	/* fallocate */
 	int mode;
@@ -221,7 +235,6 @@ void fs_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
 void fs_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
 void fs_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync,
 		 struct fuse_file_info *fi);
-int fs_dir_fd(const struct fuse_file_info *fi);
 
 void fs_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
 void fs_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,

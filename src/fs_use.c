@@ -20,7 +20,11 @@ void fs_use_free(struct fs_use *use)
 
 static void use_park_free(struct fs_park *park)
 {
-	fs_use_free(container_of(park, struct fs_use, park));
+	struct fs_use *use = container_of(park, struct fs_use, park);
+
+	if (use->opened)
+		tier_close(park->fs->parts.tier, use->node, use->flags);
+	fs_use_free(use);
 }
 
 static bool use_cancel(struct fs_park *park)

@@ -157,11 +157,6 @@ void fs_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
 
 /* ---- inode flags ---------------------------------------------------------- */
 
-union ioctl_room {
-	unsigned int flags;
-	struct fsxattr fsx;
-};
-
 /* Bytes of the argument; 0: not for clients of a mount. */
 static size_t ioctl_size(unsigned int cmd, bool *ret_sets)
 {
@@ -183,23 +178,91 @@ static size_t ioctl_size(unsigned int cmd, bool *ret_sets)
 	}
 }
 
-/* A descriptor for ioctl(2), which O_PATH is not. */
-static int ioctl_fd(fuse_req_t req, struct node *node,
-		    const struct fuse_file_info *fi, struct tier_data *data,
-		    int *ret_own)
+/* Does it forbid to change the file? */
+static bool forbids(const struct fs_flags *set)
 {
-	int err;
+	if (set->cmd == FS_IOC_SETFLAGS)
+		return set->arg.flags & (FS_IMMUTABLE_FL | FS_APPEND_FL);
+	return set->arg.fsx.fsx_xflags & (FS_XFLAG_IMMUTABLE | FS_XFLAG_APPEND);
+}
 
-	*ret_own = -1;
-	data->fd = -1;
-	if (S_ISDIR(node->type))
-		return fs_dir_fd(fi);
-	err = tier_data_get(fs_tier(req), node, false, data);
-	if (!err)
-		return data->fd;
-	if (err == -EREMOTE)
-		err = *ret_own = node_open(node, O_RDONLY | O_NONBLOCK);
+/* Not the descriptor of a handle: it may be of an object, or O_PATH. */
+static int flags_fd(struct node *node)
+{
+	return node_open(node, O_RDONLY | O_NONBLOCK | O_NOATIME);
+}
+
+static int set_flags(fuse_req_t req, struct node *node,
+		     const struct fs_flags *set)
+{
+	int fd = -1, err;
+
+	fs_become_root();
+	tier_meta_begin(fs_tier(req), node);
+	/* After the lock: a swap may have given the node another file. */
+	err = fd = flags_fd(node);
+	if (fd >= 0) {
+		err = ioctl(fd, set->cmd, &set->arg) < 0 ? -errno : 0;
+		close(fd);
+	}
+	tier_meta_end(fs_tier(req), node);
 	return err;
+}
+
+static int untier_begin(struct fs_use *use)
+{
+	struct tier *tier = use->park.fs->parts.tier;
+	int err = 0;
+
+	if (!use->opened)
+		err = tier_open(tier, use->node, use->flags, &use->wait);
+	if (err)
+		return err;
+	use->opened = true;
+	return tier_untier(tier, use->node, &use->wait);
+}
+
+static void untier_finish(struct fs_use *use, int err)
+{
+	fuse_req_t req = use->park.req;
+
+	if (!err)
+		err = set_flags(req, use->node, &use->set);
+	if (use->opened)
+		tier_close(fs_tier(req), use->node, use->flags);
+	if (err)
+		fs_reply_err(req, err);
+	else
+		fuse_reply_ioctl(req, 0, NULL, 0);
+	fs_use_free(use);
+}
+
+/* For a file that must not have copies then. */
+static void untier_set_flags(fuse_req_t req, struct node *node,
+			     const struct fs_flags *set)
+{
+	struct fs_use *use =
+		fs_use_new(req, node_ref(node), O_WRONLY, untier_finish);
+
+	if (!use)
+		return;
+	use->begin = untier_begin;
+	use->set = *set;
+	fs_use_start(use);
+}
+
+static void get_flags(fuse_req_t req, struct node *node, unsigned int cmd,
+		      size_t size)
+{
+	_cleanup_close_ int fd = flags_fd(node);
+	struct fs_flags get;
+
+	if (fd < 0)
+		fs_reply_err(req, fd);
+	else if (ioctl(fd, cmd, &get.arg) < 0)
+		fuse_reply_err(req, errno);
+	else
+		fuse_reply_ioctl(req, 0, &get.arg, size);
 }
 
 void fs_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned int cmd, void *arg,
@@ -207,11 +270,10 @@ void fs_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned int cmd, void *arg,
 	      size_t in_size, size_t out_size)
 {
 	struct node *node = fs_node(req, ino);
-	union ioctl_room room = {0};
-	struct tier_data data;
+	struct fs_flags set = {.cmd = cmd};
 	bool sets;
 	size_t size = ioctl_size(cmd, &sets);
-	int fd, own, err = 0;
+	int err;
 
 	if (!size || (!S_ISREG(node->type) && !S_ISDIR(node->type))) {
 		fuse_reply_err(req, ENOTTY);
@@ -221,26 +283,19 @@ void fs_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned int cmd, void *arg,
 		fuse_reply_err(req, EINVAL);
 		return;
 	}
-	if (sets)
-		memcpy(&room, in, size);
-	fd = ioctl_fd(req, node, fi, &data, &own);
-	if (fd < 0) {
-		fs_reply_err(req, fd);
+	if (!sets) {
+		get_flags(req, node, cmd, size);
 		return;
 	}
-	if (sets) {
-		fs_become_root();
-		tier_meta_begin(fs_tier(req), node);
+	memcpy(&set.arg, in, size);
+	if (S_ISREG(node->type) && forbids(&set) &&
+	    atomic_load(&node->flags) & NODE_EA) {
+		untier_set_flags(req, node, &set);
+		return;
 	}
-	if (ioctl(fd, cmd, &room) < 0)
-		err = -errno;
-	if (sets)
-		tier_meta_end(fs_tier(req), node);
-	cleanup_close(&own);
-	if (data.fd >= 0)
-		tier_data_put(&data);
+	err = set_flags(req, node, &set);
 	if (err)
 		fs_reply_err(req, err);
 	else
-		fuse_reply_ioctl(req, 0, &room, sets ? 0 : size);
+		fuse_reply_ioctl(req, 0, NULL, 0);
 }

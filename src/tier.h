@@ -110,6 +110,9 @@ bool tier_wait_cancel(struct node *node, struct tier_wait *wait);
  */
 int tier_open(struct tier *tier, struct node *node, int flags,
 	      struct tier_wait *wait);
+/* Of a file that the caller uses for writing: its data is on the front and it
+ * has no copies when this returns 0. -EINPROGRESS: parked. Errors as above. */
+int tier_untier(struct tier *tier, struct node *node, struct tier_wait *wait);
 /* Ends a use. flags as at the open. */
 void tier_close(struct tier *tier, struct node *node, int flags);
 

@@ -28,6 +28,9 @@
  * A file whose data is in an object is opened for writing as it is: what is
  * written is logged (tier_dirty.c).
  *
+ * A file that becomes immutable or append-only (chattr +i, +a) could not have
+ * its EA changed any more, which an append has to do: it loses its copies first.
+ *
  * A running migration is stopped by a use for writing: its lease is given back
  * first, for the front's file system would make the open wait for it. A release
  * that has not yet dropped the data is undone by any use; from then on it holds
@@ -347,6 +350,28 @@ void tier_close(struct tier *tier, struct node *node, int flags)
 			tier_orphan_closed(file);
 	}
 	tier_file_unlock(file);
+}
+
+int tier_untier(struct tier *tier, struct node *node, struct tier_wait *wait)
+{
+	struct tier_file *file;
+	int ret;
+
+	ret = tier_file_lock(tier, node, &file);
+	if (ret)
+		return ret;
+	if (file->ea.state == SPILL_RELEASED || file->ea.state == SPILL_DIRTY) {
+		ret = tier_recall(file, MOVER_RECALL);
+		ret = ret ? ret : -EINPROGRESS;
+	} else if (file->ea.state == SPILL_MIGRATED) {
+		ret = need_write_intent(file);
+		if (!ret)
+			ret = tier_drop_copies(file, false);
+	}
+	if (ret == -EINPROGRESS)
+		tier_park(file, wait);
+	tier_file_unlock(file);
+	return ret;
 }
 
 struct tier_handles *tier_handles(struct node *node)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from rig import (MIB, NOBODY, RENAME_EXCHANGE, RENAME_NOREPLACE,
-                 RENAME_WHITEOUT, libc, put, renameat2, wait_for)
+                 RENAME_WHITEOUT, libc, put, renameat2, run, wait_for)
 
 PJDFSTEST = os.environ.get("PJDFSTEST")
 
@@ -283,6 +283,40 @@ def test_tmpfile_is_counted_when_linked(one):
     for name in ("plain", "reopened", "written"):
         (one.mnt / name).unlink()
     wait_for(lambda: counted() == (0, 0))
+
+
+@pytest.mark.parametrize("state", ["none", "migrated", "released", "restored"])
+def test_immutable_and_append_only(tier, state):
+    """What may not be changed cannot have copies: it comes back before."""
+    kept, log = tier.mnt / "kept", tier.mnt / "log"
+    for path, flag in ((kept, "+i"), (log, "+a")):
+        content = put(path, 2 * MIB)
+        tier.bring(path, state)
+        before = path.stat()
+        run("chattr", flag, path)
+        assert flag[1] in run("lsattr", path).stdout.split()[0]
+        assert tier.state(path) == "none"
+        assert path.stat().st_mtime_ns == before.st_mtime_ns
+        assert path.read_bytes() == content
+        answer = tier.ctl("migrate", "--release", path)
+        assert answer.status == 1 and "immutable" in answer.err
+        with pytest.raises(OSError):
+            os.truncate(path, 5)
+        with pytest.raises(OSError):
+            path.unlink()
+    with open(log, "ab") as f:
+        f.write(b"tail")
+    assert log.read_bytes() == content + b"tail"
+    tier.remount()
+    with pytest.raises(OSError):
+        kept.open("ab")
+    with open(log, "ab") as f:
+        f.write(b"more")
+    run("chattr", "-i", kept)
+    run("chattr", "-a", log)
+    wait_for(lambda: not tier.objects())
+    tier.release(kept, log)
+    assert log.read_bytes() == content + b"tailmore"
 
 
 def test_large_directory(tier):
