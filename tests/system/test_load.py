@@ -207,10 +207,12 @@ def test_fsx(tier, long, churn):
             "-l", str(MIB), str(tier.mnt / "fsx")]
     moving = Churn(tier)
     if churn:
-        with moving:
-            done = run(*argv, check=False, timeout=1700)
+        with moving:  # it is moved while it is closed
+            done = run(*argv[:-1], "-c", "sleep 0.02", argv[-1], check=False,
+                       timeout=1700)
     else:
         done = run(*argv, check=False, timeout=1700)
     assert done.returncode == 0, f"{' '.join(argv)}\n{done.stderr[-4000:]}"
     if churn:
         assert not moving.failed, moving.failed[:5]
+        assert moving.done > 0, moving.last
