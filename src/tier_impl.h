@@ -112,6 +112,7 @@ struct tier_file {
 
 	unsigned int nopen;   /* uses, for writing or not */
 	unsigned int nwrite;  /* uses for writing */
+	bool nameless;	      /* unlinked, and not in orphans */
 	unsigned int unread;  /* uses that have not read in place yet */
 	struct tier_src *src; /* a reference, while nopen > 0 and needed */
 	struct tier_handles handles;

@@ -14,6 +14,11 @@
  * second name in orphans first. A crash between leaves an entry whose file has
  * two names: recovery removes the entry, nothing else happened.
  *
+ * A front that is full may have no room for an entry in orphans, and removing
+ * files is the way out. Then the name is removed as any other, and what is to
+ * be deleted is known in memory alone: a crash before it is leaks it (tierctl
+ * check finds it).
+ *
  * While open, an orphan is as good as any unlinked file: it shows one link less,
  * cannot be linked again, and its objects live until the last close.
  *
@@ -34,6 +39,11 @@
 #include "util.h"
 
 #define ORPHAN_LEN 24
+
+static bool no_room(int err)
+{
+	return err == ENOSPC || err == EDQUOT;
+}
 
 static const char *orphan_name(uint64_t ino, char buf[ORPHAN_LEN])
 {
@@ -77,11 +87,27 @@ static int leaves_something(struct tier *tier, struct node *node,
 	       (*ret)->write_intent;
 }
 
+/* It has no name in orphans either. */
+static void queue_nameless(struct tier_file *file)
+{
+	tier_stale_file(file->tier, &file->ea, file->write_intent, 0);
+	if (file->ea.flags & TIERFS_EA_F_INO)
+		tier_stale_add(file->tier,
+			       &(struct tier_stale){.holder = file->ea.ino});
+	file->write_intent = 0;
+	file->ea.ncopies = 0;
+	file->nameless = false;
+}
+
 static void queue_orphan(struct tier_file *file)
 {
 	struct stat st;
 	_cleanup_node_fd_ struct node_fd fd = NODE_FD_NONE;
 
+	if (file->nameless) {
+		queue_nameless(file);
+		return;
+	}
 	if (node_fd_get(file->node, &fd) ||
 	    fstatat(fd.fd, "", &st, AT_EMPTY_PATH) < 0)
 		return; /* found in orphans at the next mount */
@@ -135,9 +161,9 @@ static int unlink_node(struct tier *tier, int dirfd, const char *name,
 {
 	struct tier_file *file = NULL;
 	char orphan[ORPHAN_LEN];
+	bool last, nameless = false;
 	struct stat st;
 	int leaves = 0;
-	bool last;
 
 	if (fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
 		return -errno;
@@ -146,14 +172,18 @@ static int unlink_node(struct tier *tier, int dirfd, const char *name,
 		leaves = leaves_something(tier, node, &file);
 	if (leaves < 0)
 		return leaves;
-	if (leaves) {
-		if (renameat(dirfd, name, tier->parts.front->orphans_fd,
-			     orphan_name(st.st_ino, orphan)) < 0)
+	if (leaves && renameat(dirfd, name, tier->parts.front->orphans_fd,
+			       orphan_name(st.st_ino, orphan)) < 0) {
+		if (!no_room(errno))
 			return -errno;
+		nameless = true;
+	} else if (leaves) {
 		fault_point("unlink-moved");
-	} else if (unlinkat(dirfd, name, 0) < 0) {
-		return -errno;
 	}
+	if ((!leaves || nameless) && unlinkat(dirfd, name, 0) < 0)
+		return -errno;
+	if (nameless)
+		file->nameless = true;
 	if (last)
 		last_name_gone(tier, node, file, &st, leaves);
 	else if (node->parent == parent)
@@ -207,9 +237,9 @@ static int rename_over(struct rename *r)
 	struct tier_file *file = NULL;
 	char orphan[ORPHAN_LEN];
 	int orphans = r->tier->parts.front->orphans_fd;
+	bool last, nameless = false;
 	struct stat st;
 	int leaves = 0;
-	bool last;
 
 	if (fstatat(r->newfd, r->newname, &st, AT_SYMLINK_NOFOLLOW) < 0)
 		return -errno;
@@ -219,17 +249,22 @@ static int rename_over(struct rename *r)
 	if (leaves < 0)
 		return leaves;
 	orphan_name(st.st_ino, orphan);
-	if (leaves && linkat(r->newfd, r->newname, orphans, orphan, 0) < 0)
-		return -errno;
+	if (leaves && linkat(r->newfd, r->newname, orphans, orphan, 0) < 0) {
+		if (!no_room(errno))
+			return -errno;
+		nameless = true;
+	}
 	fault_point("rename-linked");
 	if (renameat2(r->fd, r->name, r->newfd, r->newname, r->flags) < 0) {
 		int err = -errno;
 
-		if (leaves)
+		if (leaves && !nameless)
 			unlinkat(orphans, orphan, 0);
 		return err;
 	}
 	fault_point("rename-over");
+	if (nameless)
+		file->nameless = true;
 	if (last)
 		last_name_gone(r->tier, r->victim, file, &st, leaves);
 	else if (r->victim->parent == r->newparent)

@@ -412,3 +412,52 @@ def test_no_space(rig, one):
     assert one.ctl("restore", one.mnt / "cold").status == 1
     assert one.state(one.mnt / "cold") == "released"
     assert (one.mnt / "cold").read_bytes() == big
+
+
+@pytest.mark.parametrize("fs", ["ext4", "xfs"])
+def test_removing_makes_room(rig, one, fs):
+    """A front without a free block: what has copies can be removed, replaced
+    and cut off, as what has none."""
+    small = rig.disk(f"full-{fs}", fs, 320 * MIB)
+    one.front = small.path / one.name
+    one.front.mkdir()
+    one.mount("restore_after=never")
+    names = [one.mnt / f"{i:03}{'n' * 200}" for i in range(150)]
+    for path in names:
+        put(path, 8192)
+    new = [one.mnt / f"new{i}" for i in range(30)]
+    for path in new:
+        put(path, 100)
+    one.release(*names[:100])
+    one.do("restore", *names[:50])
+    one.migrate(*names[100:])
+    opened = [open(path, "rb") for path in names[40:60]]
+    with open(one.mnt / "filler", "wb", buffering=0) as f:
+        for size in (MIB, 4096, 512):
+            try:
+                while True:
+                    f.write(bytes(size))
+            except OSError as e:
+                assert e.errno == errno.ENOSPC
+    with pytest.raises(OSError):
+        for i in range(10000):
+            (one.mnt / f"{i}{'m' * 240}").mkdir()
+    for path, over in zip(new, names[30:150:4]):
+        os.rename(path, over)
+    for path in names:
+        path.unlink()
+    for f in opened[::4]:
+        assert len(f.read()) in (8192, 100)
+    for f in opened:
+        f.close()
+    wait_for(lambda: not one.objects(), 60)
+    for name in ("orphans", "inodes", "staging"):
+        wait_for(lambda n=name: not os.listdir(one.front / ".tierfs" / n))
+    (one.mnt / "filler").unlink()
+
+    def written():  # the front frees what it held a moment after
+        try:
+            return put(one.mnt / "again", MIB)
+        except OSError as e:
+            assert e.errno == errno.ENOSPC
+    wait_for(written)
