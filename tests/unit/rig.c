@@ -254,20 +254,36 @@ int truncate_to(struct node *node, uint64_t size)
 	return ret;
 }
 
+static int zero_resident(int fd, uint64_t off, uint64_t len, bool extend)
+{
+	int punch = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+	struct stat st;
+
+	if (extend &&
+	    !fallocate(fd, FALLOC_FL_ZERO_RANGE, (off_t)off, (off_t)len))
+		return 0;
+	if (extend && errno != EOPNOTSUPP) /* tmpfs */
+		return -errno;
+	if (fallocate(fd, punch, (off_t)off, (off_t)len) < 0 ||
+	    fstat(fd, &st) < 0)
+		return -errno;
+	if (extend && (uint64_t)st.st_size < off + len &&
+	    ftruncate(fd, (off_t)(off + len)) < 0)
+		return -errno;
+	return 0;
+}
+
 int zero_at(struct node *node, uint64_t off, uint64_t len, bool extend)
 {
 	struct tier_data data;
-	int ret, mode = extend ? FALLOC_FL_ZERO_RANGE
-			       : FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+	int ret;
 
 	do {
 		ret = tier_data_get(rig.tier, node, true, &data);
 		if (ret == -EREMOTE) {
 			ret = tier_zero(rig.tier, node, off, len, extend);
 		} else if (!ret) {
-			if (fallocate(data.fd, mode, (off_t)off, (off_t)len) <
-			    0)
-				ret = -errno;
+			ret = zero_resident(data.fd, off, len, extend);
 			tier_data_put(&data);
 		}
 	} while (ret == -EALREADY);
