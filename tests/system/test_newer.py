@@ -2,6 +2,7 @@
 """What a newer version of tierfs wrote is refused with a message that names
 it, and stays as it is, byte for byte."""
 
+import contextlib
 import os
 import shutil
 import sqlite3
@@ -222,3 +223,46 @@ def test_identity(one):
     why = one.refused()
     assert str(path) in why and "newer" in why
     assert path.read_bytes() == text and objects(one) == kept
+
+
+def test_log(one):
+    """The log of a file that was written to while released: its data cannot be
+    had, and it is not written to."""
+    options = ("restore_below=0", "restore_after=never")
+    one.mount(*options)
+    path = put(one.mnt / "f", MIB) and one.mnt / "f"
+    put(one.mnt / "other", 1000)
+    one.release(path)
+    with open(path, "r+b") as f:
+        f.seek(100)
+        f.write(b"x" * 4096)
+        os.fsync(f.fileno())
+    assert one.state(path) == "dirty"
+    one.umount()
+    log = bytearray((one.front / "f").read_bytes())
+    assert log[:8] == b"TIERFSLG"
+    log[8:16] = struct.pack("<II", 2, 0)
+    log[12:16] = struct.pack("<I", crc32c(log[:64]))
+    (one.front / "f").write_bytes(log)
+    ea, kept = os.getxattr(one.front / "f", EA_SPILL), objects(one)
+    one.mount(*options)
+    assert path.stat().st_size == MIB
+    assert errno_of(path.read_bytes) == EIO
+    assert errno_of(os.truncate, path, 5000) == EIO
+    assert errno_of(os.truncate, path, 0) == EIO
+    assert errno_of(os.open, path, os.O_WRONLY | os.O_TRUNC) == EIO
+    with contextlib.suppress(OSError), open(path, "r+b", buffering=0) as f:
+        assert errno_of(f.write, b"y") == EIO
+    for command in ("restore", "migrate"):
+        assert one.ctl(command, path).status == 1, command
+    wait_for(lambda: "its log of writes is of a newer version" in one.tail())
+    assert len((one.mnt / "other").read_bytes()) == 1000
+    os.rename(path, one.mnt / "moved")
+    one.umount()
+    assert (one.front / "moved").read_bytes() == log
+    assert os.getxattr(one.front / "moved", EA_SPILL)[:2] == ea[:2]
+    assert objects(one) == kept
+    # Who removes it wants neither.
+    one.mount(*options)
+    (one.mnt / "moved").unlink()
+    wait_for(lambda: not one.objects())
