@@ -139,10 +139,11 @@ def test_waiting_reader_is_interrupted(slow, how):
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_waiting_writer_is_interrupted(slow, how):
-    """An open for writing waits for the restore; the restore outlives it or
-    is cancelled, and the file is whole either way."""
+    """An open for writing of a file with two names waits for the restore; the
+    restore outlives it or is cancelled, and the file is whole either way."""
     slow.mount()
     content = put(slow.mnt / "f", 16 * MIB)
+    os.link(slow.mnt / "f", slow.mnt / "second")
     slow.release(slow.mnt / "f")
     slow.slow(MIB // 4)
     writer = subprocess.Popen(
@@ -257,11 +258,14 @@ def overdue(call, seconds=1):
     lambda f: os.truncate(f, 5000)], ids=["read", "open", "truncate"])
 def test_recall_timeout(slow, call):
     """A target that is there and doesn't answer in time: EIO, and a line that
-    says why. When it answers again, all is as before."""
+    says why. When it answers again, all is as before. The files have two names
+    each: others are written to without a restore."""
     slow.mount("recall_timeout=1s", "restore_after=never")
     top = slow.mnt / "dir"
     top.mkdir()
     before = {i: put(top / f"f{i}", MIB, i) for i in range(30)}
+    for i in before:
+        os.link(top / f"f{i}", top / f"second{i}")
     slow.release(top)
     slow.rig.disks["slow"].drop_caches()
     slow.slow(1024)
