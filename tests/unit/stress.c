@@ -294,15 +294,20 @@ static void move_some(void)
 {
 	static const enum tier_op ops[] = {TIER_MIGRATE, TIER_RELEASE,
 					   TIER_MIGRATE_RELEASE, TIER_RESTORE};
-	struct node *node = get_node(rnd(SLOTS));
+	unsigned int slot = rnd(SLOTS), op = rnd(4);
+	struct node *node = get_node(slot);
+	char what[320];
 
 	if (!node)
 		return;
-	if (ask(node, ops[rnd(4)]) == TIER_FAILED)
+	if (ask(node, ops[op]) == TIER_FAILED) {
+		snprintf(what, sizeof(what), "move %u of f%u: %s", op, slot,
+			 last.reason);
 		ok(strstr(last.reason, "cancel") ||
 			   strstr(last.reason, "No such file") ||
 			   strstr(last.reason, "Stale"),
-		   last.reason, EIO);
+		   what, EIO);
+	}
 	node_unref(node);
 }
 
