@@ -278,6 +278,9 @@ void tier_orphan_closed(struct tier_file *file);
 
 /* -- tier_move.c: jobs -------------------------------------------------- */
 
+/* Why a log that is still written to cannot be applied. */
+#define TIER_BUSY_LOG "in use: open for writing under several names, or none"
+
 /* Begins to bring the file back (node->lock held); waiters are woken at the
  * end. -ENOMEM, -ESHUTDOWN. */
 int tier_recall(struct tier_file *file, enum mover_prio prio);

@@ -313,6 +313,8 @@ static void join_resume(struct tier_wait *wait, int err)
 		answer(join->req, TIER_ALREADY, NULL); /* was cut off */
 	else if (err == -ECANCELED)
 		answer(join->req, TIER_FAILED, "cancelled");
+	else if (err == -EBUSY)
+		answer(join->req, TIER_REFUSED, TIER_BUSY_LOG);
 	else if (err)
 		answer(join->req, TIER_FAILED, "%s", strerror(-err));
 	else

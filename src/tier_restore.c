@@ -420,9 +420,7 @@ static void report(struct restore *r, int err)
 		tier_result(r->move, TIER_FAILED, "the object on %s is damaged",
 			    target);
 	} else if (err == -EBUSY) {
-		tier_result(r->move, TIER_REFUSED,
-			    "in use: open for writing under several names, or "
-			    "none");
+		tier_result(r->move, TIER_REFUSED, TIER_BUSY_LOG);
 	} else if (err == -ENOSPC) {
 		tier_result(r->move, TIER_FAILED, "no room on the front");
 	} else {
@@ -444,7 +442,7 @@ static void end(struct restore *r)
 	pthread_mutex_lock(&r->node->lock);
 	tier_dirty_restored(r->move->file, err);
 	pthread_mutex_unlock(&r->node->lock);
-	if (err && err != -ENOSPC && err != -ECANCELED)
+	if (err && err != -ENOSPC && err != -ECANCELED && err != -EBUSY)
 		err = -EIO;
 	tier_move_end(r->move, err);
 }
