@@ -576,6 +576,7 @@ def test_damaged_logs(small):
     newer[8:16] = struct.pack("<II", 2, 0)
     newer[12:16] = struct.pack("<I", crc32c(newer[:64]))
     names["newer"].write_bytes(newer)
+    small.damaged = {"damaged-log"}
     was = {n: (p.read_bytes(), os.getxattr(p, EA_SPILL))
            for n, p in names.items()}
     small.mount("restore_below=0")
