@@ -14,6 +14,11 @@
  * would fail for nothing, and with a dead disk each call fails by itself. It
  * makes the next probe read from the medium, which then decides. A healthy
  * target is probed by stat() of its path alone, so that its disk may sleep.
+ *
+ * Any call may hang with the disk below it, for ever, and there is no way to
+ * call it back. So calls are counted while they last (target_watch.c), and
+ * opening a known target is left to a thread that the mount waits for only so
+ * long.
  */
 #include "target_impl.h"
 
@@ -29,94 +34,27 @@
 
 #define TARGET_RING_ENTRIES 64
 
-static bool medium_error(int err)
-{
-	switch (err) {
-	case -EIO:
-	case -ENODEV:
-	case -ENXIO:
-	case -ENOMEDIUM:
-	case -ESHUTDOWN:
-	case -EREMOTEIO:
-	case -ETIMEDOUT:
-	case -ESTALE:
-	case -ENOTCONN:
-	case -EROFS:
-	case -EUCLEAN:
-	case -EBADMSG:
-		return true;
-	default:
-		return false;
-	}
-}
+/* An operation that may block, between its marks. */
+#define CALL(target, expr)                                                     \
+	({                                                                     \
+		struct target_call call_;                                      \
+		__typeof__(expr) ret_;                                         \
+                                                                               \
+		target_call_begin(target, &call_);                             \
+		ret_ = (expr);                                                 \
+		target_call_end(target, &call_);                               \
+		ret_;                                                          \
+	})
 
-static bool device_gone(int err)
-{
-	return err == -ENODEV || err == -ENXIO || err == -ENOMEDIUM ||
-	       err == -ESHUTDOWN || err == -ENOTCONN;
-}
-
-static void set_offline(struct target *target, const char *why)
-{
-	pthread_mutex_lock(&target->lock);
-	snprintf(target->why, sizeof(target->why), "%s", why);
-	pthread_mutex_unlock(&target->lock);
-	atomic_store(&target->online, false);
-}
-
-void target_failed(struct target *target, const char *what, int err)
-{
-	char text[TARGET_WHY_LEN];
-
-	assert(err < 0);
-	snprintf(text, sizeof(text), "%s: %s", what, strerrordesc_np(-err));
-	pthread_mutex_lock(&target->lock);
-	memcpy(target->failure, text, sizeof(text));
-	target->failed_at = realtime_ns();
-	pthread_mutex_unlock(&target->lock);
-	atomic_store(&target->suspect, true);
-	if (device_gone(err))
-		set_offline(target, text);
-}
-
-void target_failure(struct target *target, char *what, size_t len)
-{
-	pthread_mutex_lock(&target->lock);
-	if (len > 0)
-		what[0] = '\0';
-	if (target->failed_at) {
-		time_t sec = target->failed_at / NSEC_PER_SEC;
-		struct tm tm;
-		char when[32];
-
-		localtime_r(&sec, &tm);
-		strftime(when, sizeof(when), "%F %T", &tm);
-		snprintf(what, len, "%s %s", when, target->failure);
-	}
-	pthread_mutex_unlock(&target->lock);
-}
-
-/* The error contract of an operation. */
-static int checked(struct target *target, const char *what, int ret)
-{
-	assert(ret <= 0 && ret > -4096);
-	if (medium_error(ret)) {
-		target_failed(target, what, ret);
-		if (device_gone(ret))
-			return -EIO;
-	}
-	return ret;
-}
+#define checked(target, what, expr)                                            \
+	target_checked(target, what, CALL(target, expr))
 
 static void refresh_usage(struct target *target)
 {
 	struct target_usage usage;
 
-	if (target->ops->usage(target, &usage) < 0)
-		return;
-	pthread_mutex_lock(&target->lock);
-	target->usage = usage;
-	pthread_mutex_unlock(&target->lock);
+	if (CALL(target, target->ops->usage(target, &usage)) == 0)
+		target_usage_set(target, &usage);
 }
 
 /* probe_lock held. */
@@ -124,13 +62,14 @@ static int attach(struct target *target, char **ret_why)
 {
 	int ret;
 
-	ret = target->ops->attach(target, ret_why);
+	ret = CALL(target, target->ops->attach(target, ret_why));
 	assert(ret <= 0);
 	if (ret < 0)
 		return ret;
 	assert(target->uuid[0]);
 	atomic_store(&target->suspect, false);
 	refresh_usage(target);
+	atomic_fetch_add(&target->generation, 1);
 	atomic_store(&target->online, true);
 	return 0;
 }
@@ -142,7 +81,8 @@ static struct target *target_alloc(const struct target_config *config)
 	if (!target)
 		return NULL;
 	pthread_mutex_init(&target->probe_lock, NULL);
-	pthread_mutex_init(&target->lock, NULL);
+	target_watch_init(target);
+	target_set_patience(target, config->patience_ns);
 	target->ops = &target_dir_ops;
 	target->name = strdup(config->name);
 	target->path = strdup(config->path);
@@ -158,10 +98,64 @@ static struct target *target_alloc(const struct target_config *config)
 	return target;
 }
 
+static void *open_known(void *arg)
+{
+	struct target *target = arg;
+
+	target_probe(target);
+	pthread_mutex_lock(&target->lock);
+	target->opening = false;
+	pthread_cond_signal(&target->opened);
+	pthread_mutex_unlock(&target->lock);
+	return NULL;
+}
+
+/* By a thread of its own, for the disk may hang, and the mount must come up. It
+ * is online as soon as that thread is through. */
+static int wait_for_known(struct target *target)
+{
+	int64_t patience = atomic_load(&target->patience);
+	struct timespec until = timespec_from_ns(monotonic_ns() + patience);
+	bool in_time;
+	int ret;
+
+	target_set_offline(target, "it does not answer");
+	target->opening = target->has_opener = true;
+	ret = thread_start(&target->opener, "target-open", open_known, target);
+	if (ret) {
+		target->has_opener = false;
+		return ret;
+	}
+	pthread_mutex_lock(&target->lock);
+	while (target->opening &&
+	       pthread_cond_timedwait(&target->opened, &target->lock, &until) !=
+		       ETIMEDOUT)
+		;
+	in_time = !target->opening;
+	pthread_mutex_unlock(&target->lock);
+	if (in_time) {
+		pthread_join(target->opener, NULL);
+		target->has_opener = false;
+	}
+	return 0;
+}
+
+static int claim_new(struct target *target, char **ret_why)
+{
+	_cleanup_free_ char *why = NULL;
+	int ret;
+
+	pthread_mutex_lock(&target->probe_lock);
+	ret = attach(target, &why);
+	pthread_mutex_unlock(&target->probe_lock);
+	if (ret < 0)
+		*ret_why = steal_ptr(&why);
+	return ret;
+}
+
 int target_open(const struct target_config *config, struct target **ret_target,
 		char **ret_why)
 {
-	_cleanup_free_ char *why = NULL;
 	struct target *target;
 	int ret;
 
@@ -179,16 +173,12 @@ int target_open(const struct target_config *config, struct target **ret_target,
 		target_close(target);
 		return ret;
 	}
-	pthread_mutex_lock(&target->probe_lock);
-	ret = attach(target, &why);
-	pthread_mutex_unlock(&target->probe_lock);
-	if (ret < 0 && !config->uuid) {
-		*ret_why = steal_ptr(&why);
+	ret = config->uuid ? wait_for_known(target)
+			   : claim_new(target, ret_why);
+	if (ret < 0) {
 		target_close(target);
 		return ret;
 	}
-	if (ret < 0)
-		set_offline(target, why ? why : strerrordesc_np(-ret));
 	*ret_target = target;
 	return 0;
 }
@@ -197,11 +187,14 @@ void target_close(struct target *target)
 {
 	if (!target)
 		return;
+	if (target->has_opener)
+		pthread_join(target->opener, NULL);
 	/* Waits for what is under way. */
 	ring_stop(target->ring);
 	target->ops->detach(target);
 	pthread_mutex_destroy(&target->probe_lock);
 	pthread_mutex_destroy(&target->lock);
+	pthread_cond_destroy(&target->opened);
 	free(target->name);
 	free(target->path);
 	free(target->fsname);
@@ -228,49 +221,32 @@ unsigned int target_caps(const struct target *target)
 	return atomic_load(&((struct target *)target)->caps);
 }
 
-bool target_online(struct target *target, char *why, size_t len)
-{
-	if (atomic_load(&target->online))
-		return true;
-	if (why) {
-		pthread_mutex_lock(&target->lock);
-		snprintf(why, len, "%s", target->why);
-		pthread_mutex_unlock(&target->lock);
-	}
-	return false;
-}
-
 int target_probe(struct target *target)
 {
 	_cleanup_free_ char *why = NULL;
 	int ret = 0;
 
-	pthread_mutex_lock(&target->probe_lock);
+	/* One that hangs must not hold up another thread as well. */
+	if (pthread_mutex_trylock(&target->probe_lock))
+		return -EALREADY;
 	if (atomic_load(&target->online)) {
 		/* What fails from here on is for the next probe. */
 		bool medium = atomic_exchange(&target->suspect, false);
 
-		ret = target->ops->check(target, medium, &why);
+		ret = CALL(target, target->ops->check(target, medium, &why));
 	} else {
 		/* It went offline by itself: what is held may be stale. */
 		target->ops->detach(target);
 		ret = attach(target, &why);
 	}
 	if (ret < 0) {
-		set_offline(target, why ? why : strerrordesc_np(-ret));
+		target_set_offline(target, why ? why : strerrordesc_np(-ret));
 		target->ops->detach(target);
 	} else {
 		refresh_usage(target);
 	}
 	pthread_mutex_unlock(&target->probe_lock);
 	return ret;
-}
-
-void target_usage(struct target *target, struct target_usage *ret)
-{
-	pthread_mutex_lock(&target->lock);
-	*ret = target->usage;
-	pthread_mutex_unlock(&target->lock);
 }
 
 void target_object_path(struct target *target, uint64_t oid, char *buf,
@@ -406,12 +382,12 @@ int64_t target_object_seek(struct target_object *object, uint64_t off,
 	assert(off <= INT64_MAX);
 	if (!target_online(target, NULL, 0))
 		return -EIO;
-	ret = target->ops->seek(object, off, whence);
+	ret = CALL(target, target->ops->seek(object, off, whence));
 	assert(ret >= (int64_t)off || (ret < 0 && ret > -4096));
 	/* The end, which is no device's. */
 	if (ret >= 0 || ret == -ENXIO)
 		return ret;
-	return checked(target, "looking for an object's holes", ret);
+	return target_checked(target, "looking for an object's holes", ret);
 }
 
 int target_batch_begin(struct target *target, struct target_batch **ret_batch)
@@ -485,7 +461,7 @@ void target_io_done(struct target *target, struct target_io *io,
 {
 	assert(res > -4096);
 	if (res < 0)
-		res = checked(target, what, res);
+		res = target_checked(target, what, res);
 	io->done(io, res);
 }
 

@@ -121,6 +121,7 @@ static int dir_usage(struct target *target, struct target_usage *ret)
 		return -errno;
 	ret->used = (uint64_t)(st.f_blocks - st.f_bfree) * st.f_frsize;
 	ret->bytes = ret->used + (uint64_t)st.f_bavail * st.f_frsize;
+	ret->readonly = st.f_flag & ST_RDONLY;
 	return 0;
 }
 

@@ -13,6 +13,7 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <urcu/list.h>
 
 #include "ring.h"
 #include "tierfs/target.h"
@@ -86,14 +87,32 @@ struct target {
 	_Atomic(bool) online;
 	_Atomic(bool) suspect; /* something failed since the last probe */
 
+	_Atomic(unsigned int) generation;
+	_Atomic(int64_t) patience;
+
 	/* Serialises probes. Background threads alone take it. */
 	pthread_mutex_t probe_lock;
+	pthread_t opener; /* the first probe of a known one */
+	bool has_opener;  /* to be joined; of who opens and closes */
+	bool opening;	  /* it runs: under lock */
+	pthread_cond_t opened;
 
-	pthread_mutex_t lock; /* a leaf, for what follows */
+	pthread_mutex_t lock;	    /* a leaf, for what follows */
+	struct cds_list_head calls; /* of target_call, the oldest first */
 	char why[TARGET_WHY_LEN];
 	char failure[TARGET_WHY_LEN];
-	int64_t failed_at; /* realtime ns */
+	int64_t failed_at;   /* realtime ns */
+	int64_t failed_mono; /* monotonic ns */
+	int full_err;	     /* -ENOSPC, -EDQUOT; 0: not full */
+	int64_t full_at;     /* monotonic ns */
+	uint64_t full_free;  /* what was free then */
 	struct target_usage usage;
+};
+
+/* A call that may block, from its beginning to its end. */
+struct target_call {
+	struct cds_list_head link;
+	int64_t since; /* monotonic ns */
 };
 
 struct target_object {
@@ -140,6 +159,17 @@ void target_io_done(struct target *target, struct target_io *io,
 
 /* Ends one that was not begun. */
 void target_io_refuse(struct target *target, struct target_io *io, int err);
+
+/* -- target_watch.c: what is known of its health -------------------------- */
+
+void target_watch_init(struct target *target);
+void target_set_offline(struct target *target, const char *why);
+/* Around whatever may block. */
+void target_call_begin(struct target *target, struct target_call *call);
+void target_call_end(struct target *target, struct target_call *call);
+/* The error contract of an operation: what it returned, to the caller. */
+int target_checked(struct target *target, const char *what, int ret);
+void target_usage_set(struct target *target, const struct target_usage *usage);
 
 extern const struct target_ops target_dir_ops;
 struct target *target_dir_alloc(void);

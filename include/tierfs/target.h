@@ -16,8 +16,8 @@
  * Objects are named by oid, of fixed content once complete, and belong to the
  * front whose UUID the target's identity carries. A target that is not the
  * one expected (missing, unmounted, another disk) is offline: every call
- * fails with -EIO and nothing is written to it; target_why() says why. It is
- * looked at again by target_probe().
+ * fails with -EIO and nothing is written to it; target_condition() says why.
+ * It is looked at again by target_probe().
  *
  * Errors: -EIO offline or the medium's; -ENOSPC, -EDQUOT full; -ENOENT no such
  * object; -EROFS; -ECANCELED; others as of the system call.
@@ -44,6 +44,17 @@ enum target_caps {
 struct target_usage {
 	uint64_t bytes; /* used + available */
 	uint64_t used;
+	bool readonly;
+};
+
+/* How a target is; the first that fits. */
+enum target_condition {
+	TARGET_OFFLINE,	 /* not there: every call fails */
+	TARGET_STALLED,	 /* there, but something has waited for it for long */
+	TARGET_READONLY, /* can be read */
+	TARGET_FULL,	 /* something did not fit, and no room was made since */
+	TARGET_FAILING,	 /* its medium failed a moment ago */
+	TARGET_OK,
 };
 
 /* What is asked for asynchronously. The caller embeds it and sets done. */
@@ -65,14 +76,16 @@ struct target_config {
 	const char *path;   /* directory */
 	const char *fsname; /* the file system's name */
 	const char *front_uuid;
-	const char *uuid; /* the target's known UUID, or NULL: new */
+	const char *uuid;     /* the target's known UUID, or NULL: new */
+	uint64_t patience_ns; /* target_set_patience(); 0: the default */
 };
 
 /*
  * Opens a target. When config->uuid is NULL it must be there and be empty or
  * ours: -ENOENT, -ENOTDIR, -ENOTEMPTY (holds something of that name that is
  * not ours), -EEXIST (another front's), -EROFS, -EACCES; *ret_why (free it)
- * says it. A known target that is not there is returned offline, with 0.
+ * says it. A known target that is not there, or has not answered within the
+ * patience, is returned offline, with 0.
  */
 int target_open(const struct target_config *config, struct target **ret,
 		char **ret_why);
@@ -88,9 +101,23 @@ bool target_online(struct target *target, char *why, size_t len);
 /*
  * Looks again; may block. 0 when it is online now. To be called now and then:
  * it finds a target that is back, and one that is gone. Does not touch the
- * medium of one that is online, unless something failed there since.
+ * medium of one that is online, unless something failed there since. -EALREADY:
+ * another thread is at it.
  */
 int target_probe(struct target *target);
+/* Did something fail since the last probe? */
+bool target_suspect(struct target *target);
+/* Its condition and, unless it is ok, why (may be NULL). Never touches the
+ * medium. */
+enum target_condition target_condition(struct target *target, char *why,
+				       size_t len);
+/* "ok", "offline", ... for people and JSON. */
+const char *target_condition_name(enum target_condition condition);
+/* After how long without an answer it counts as stalled; 0: the default. */
+void target_set_patience(struct target *target, uint64_t ns);
+/* Another number each time it comes online: what was opened before may be
+ * dead. */
+unsigned int target_generation(struct target *target);
 /* What failed on the medium, so that status can say it. An error of the device
  * itself (-ENODEV, ...) makes it offline; any other makes the next probe read
  * the medium, since one bad sector is not a dead disk. */
