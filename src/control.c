@@ -377,16 +377,20 @@ static void *acceptor_thread(void *arg)
 
 /* ---- the socket ------------------------------------------------------------ */
 
-/* Does anybody listen there? */
+/* Does anybody listen there who is not dead, but held by the kernel? */
 static bool answers(const struct sockaddr_un *addr)
 {
+	struct ucred cred;
+	socklen_t len = sizeof(cred);
 	_cleanup_close_ int fd =
 		socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
 	if (fd < 0)
 		return false;
-	return !connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) ||
-	       errno == EAGAIN;
+	if (connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) < 0)
+		return errno == EAGAIN;
+	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0 ||
+	       cred.pid <= 0 || !process_is_dead(cred.pid);
 }
 
 /* The directory of the sockets. */

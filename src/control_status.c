@@ -47,32 +47,46 @@ static json_t *capabilities(unsigned int caps)
 	return ret;
 }
 
-static json_t *target_json(struct target *target)
+static json_t *target_json(struct tier *tier, unsigned int number)
 {
+	struct target *target = tier_target(tier, (uint8_t)number);
 	struct target_usage usage = {0};
-	char why[256] = "";
-	bool online = target_online(target, why, sizeof(why));
+	enum target_condition condition;
+	char why[256] = "", failure[256] = "";
+	int64_t retry;
+	size_t deletes = tier_stale_count(tier, (uint8_t)number, &retry);
 	json_t *ret;
 
+	condition = target_condition(target, why, sizeof(why));
+	target_failure(target, failure, sizeof(failure));
 	target_usage(target, &usage);
-	ret = json_pack("{s:s, s:o, s:b, s:I, s:I, s:o}", "name",
+	ret = json_pack("{s:s, s:o, s:b, s:s, s:I, s:I, s:I, s:o}", "name",
 			target_name(target), "path", text(target_path(target)),
-			"online", online, "bytes", (json_int_t)usage.bytes,
-			"used", (json_int_t)usage.used, "capabilities",
+			"online", condition != TARGET_OFFLINE, "condition",
+			target_condition_name(condition), "bytes",
+			(json_int_t)usage.bytes, "used", (json_int_t)usage.used,
+			"deletes", (json_int_t)deletes, "capabilities",
 			capabilities(target_caps(target)));
-	if (ret && !online)
+	if (ret && condition != TARGET_OK)
 		json_object_set_new(ret, "why", text(why));
+	if (ret && *failure)
+		json_object_set_new(ret, "last_error", text(failure));
+	/* Put off after failures. */
+	if (ret && retry)
+		json_object_set_new(
+			ret, "retry",
+			json_integer((json_int_t)(retry / NSEC_PER_SEC + 1)));
 	return ret;
 }
 
-static json_t *targets_json(const struct tier_parts *parts)
+static json_t *targets_json(struct tier *tier)
 {
+	const struct tier_parts *parts = tier_parts(tier);
 	json_t *ret = json_array();
 
 	for (unsigned int i = 0; i < parts->ntargets; i++) {
 		if (parts->targets[i])
-			json_array_append_new(ret,
-					      target_json(parts->targets[i]));
+			json_array_append_new(ret, target_json(tier, i));
 	}
 	return ret;
 }
@@ -154,7 +168,7 @@ json_t *control_status(struct control *control)
 			text(control->mountpoint), "name", parts->config->name,
 			"front", front_json(control->tier), "states",
 			states_json(control->tier), "targets",
-			targets_json(parts), "queues",
+			targets_json(control->tier), "queues",
 			queues_json(parts->mover), "passthrough", passthrough,
 			"errors", errors_json());
 	if (ret && !passthrough)
@@ -247,6 +261,8 @@ json_t *control_file_status(struct control *control, struct node *node,
 		"size", (json_int_t)status.size, "front_bytes",
 		(json_int_t)status.front_bytes, "pinned", status.pinned, "open",
 		(int)status.open, "copies", copies_json(control, &status));
+	if (rest && status.damaged)
+		json_object_set_new(rest, "damaged", json_true());
 	ret = json_object();
 	if (!ret || proto_set_path(ret, "path", as) ||
 	    json_object_update(ret, rest)) {

@@ -32,7 +32,6 @@
 #include <linux/magic.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
@@ -175,23 +174,6 @@ static int open_meta(struct front *front, char **ret_why)
 				"in its names",
 				front->path);
 	return 0;
-}
-
-static int take_lock(struct front *front, char **ret_why)
-{
-	front->lock_fd =
-		openat(front->meta_fd, "lock",
-		       O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
-	if (front->lock_fd < 0)
-		return fail_why(ret_why, -errno, "%s/%s/lock: %s", front->path,
-				TIERFS_META_DIR, strerror(errno));
-	if (flock(front->lock_fd, LOCK_EX | LOCK_NB) == 0)
-		return ftruncate(front->lock_fd, 0) < 0 ? -errno : 0;
-	if (errno != EWOULDBLOCK)
-		return fail_why(ret_why, -errno, "%s/%s/lock: %s", front->path,
-				TIERFS_META_DIR, strerror(errno));
-	return fail_why(ret_why, -EBUSY,
-			"front %s: another tierfs has it mounted", front->path);
 }
 
 /* Can fd have the EA name, as long as it may be? */
@@ -379,7 +361,7 @@ int front_open(const char *path, const char *name, struct front **ret,
 	if (!err)
 		err = open_meta(front, ret_why);
 	if (!err)
-		err = take_lock(front, ret_why);
+		err = front_lock(front, ret_why);
 	if (err)
 		return err;
 	err = read_format(front, name, ret_why);

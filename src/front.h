@@ -46,6 +46,7 @@ struct front {
 	int lock_fd;
 	ino_t meta_ino;	      /* to hide it in the root */
 	bool by_handle;	      /* else nodes keep O_PATH descriptors */
+	bool took_over;	      /* from a daemon that is dead, but still there */
 	bool trusted;	      /* which EA name is used */
 	const char *ea_spill; /* TIERFS_EA_TRUSTED or _USER */
 	uint64_t atime_attr;  /* MOUNT_ATTR_* of the front's mount */
@@ -79,6 +80,13 @@ void front_unlock(struct front *front);
  * none; others as of front_open(). Changes nothing. */
 int front_known_name(const char *path, char ret[TIERFS_NAME_MAX],
 		     char **ret_why);
+/*
+ * After front_open() gave -EBUSY, again and again: if the daemon that has the
+ * front was killed, and has been dead for a while (*dead_since is between the
+ * calls, 0 at first), but the kernel keeps it because a target hangs, the front
+ * is taken from it. True: front_open() works now. front_open_wait() does that.
+ */
+bool front_take_over(const char *path, int64_t *dead_since);
 
 /* Whether reading changes access times: whoever reads by a descriptor of the
  * front, the kernel for passthrough included. Any thread. -EOPNOTSUPP: there is

@@ -3,7 +3,7 @@
 #define TIERFS_FRONT_FORMAT_H
 
 /*
- * The front's format file, for front.c alone.
+ * The front's format file and its lock, for front.c alone.
  *
  *   # comments and empty lines, anywhere
  *   version=1
@@ -32,5 +32,8 @@ int front_format_parse(struct front *front, char *text, size_t len,
 int front_format_text(const struct front *front, char **ret, size_t *ret_len);
 /* Writes it, durably. */
 int front_format_write(const struct front *front);
+
+/* Takes the front for this process, as front->lock_fd. -EBUSY. */
+int front_lock(struct front *front, char **ret_why);
 
 #endif

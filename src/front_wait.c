@@ -20,15 +20,16 @@
 #include "cleanup.h"
 #include "util.h"
 
-#define ENDING	 "ending\n"
-#define WAIT_NS	 (5 * NSEC_PER_SEC)
-#define END_NS	 (120 * NSEC_PER_SEC)
-#define RETRY_US 20000
+#define ENDING	  "ending\n"
+#define ENDING_AT 64 /* behind whose it is (front_lock.c) */
+#define WAIT_NS	  (5 * NSEC_PER_SEC)
+#define END_NS	  (120 * NSEC_PER_SEC)
+#define RETRY_US  20000
 
 void front_ending(struct front *front)
 {
 	/* Without it, who waits gives up earlier. */
-	pwrite_full(front->lock_fd, ENDING, sizeof(ENDING) - 1, 0);
+	pwrite_full(front->lock_fd, ENDING, sizeof(ENDING) - 1, ENDING_AT);
 }
 
 bool front_is_ending(const char *path)
@@ -40,7 +41,8 @@ bool front_is_ending(const char *path)
 	if (asprintf(&lock, "%s/" TIERFS_META_DIR "/lock", path) < 0)
 		return false;
 	fd = open(lock, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-	return fd >= 0 && !pread_full(fd, text, sizeof(ENDING) - 1, 0) &&
+	return fd >= 0 &&
+	       !pread_full(fd, text, sizeof(ENDING) - 1, ENDING_AT) &&
 	       !strcmp(text, ENDING);
 }
 
@@ -80,17 +82,23 @@ static bool is_mounted(const char *front)
 int front_open_wait(const char *path, const char *name, struct front **ret,
 		    char **ret_why)
 {
-	int64_t start = monotonic_ns();
+	int64_t start = monotonic_ns(), dead_since = 0;
+	bool took_over = false;
 
 	for (;;) {
 		int err = front_open(path, name, ret, ret_why);
 		int64_t patience = front_is_ending(path) ? END_NS : WAIT_NS;
 
+		if (!err)
+			(*ret)->took_over = took_over;
 		if (err != -EBUSY || monotonic_ns() - start >= patience ||
 		    is_mounted(path))
 			return err;
 		free(*ret_why);
 		*ret_why = NULL;
-		usleep(RETRY_US);
+		if (front_take_over(path, &dead_since))
+			took_over = true;
+		else
+			usleep(RETRY_US);
 	}
 }

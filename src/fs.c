@@ -10,7 +10,9 @@
  *
  * The end. libfuse joins its threads when the session ends; what is answered
  * later, from other threads, must be answered before the device is closed, for
- * its number may be reused. So all that waits is interrupted first.
+ * its number may be reused. So all that waits is interrupted first. What a
+ * target has of it may come much later, or never if it hangs: it is waited for
+ * when the mount is gone.
  */
 
 #include "fs_impl.h"
@@ -409,10 +411,15 @@ int fs_serve(struct fs *fs, int (*ready)(void *arg), void *arg, char **ret_why)
 	return 0;
 }
 
+void fs_leave(struct fs *fs)
+{
+	fs_park_answer(fs);
+	fuse_session_unmount(fs->se);
+}
+
 void fs_end(struct fs *fs)
 {
 	fs_park_end(fs);
-	fuse_session_unmount(fs->se);
 	fuse_session_destroy(fs->se);
 	pthread_mutex_destroy(&fs->lock);
 	free(fs);

@@ -43,8 +43,10 @@ int fs_serve(struct fs *fs, int (*ready)(void *arg), void *arg, char **ret_why);
  * -EAGAIN: no thread to be had for the timeout, and nothing is changed. */
 int fs_retune(struct fs *fs, const struct config *config);
 
-/* Answers what still waits, unmounts if that was not done from outside, and
- * frees. Afterwards nothing calls the tier any more. */
+/* Answers what still waits, and unmounts if that was not done from outside. */
+void fs_leave(struct fs *fs);
+/* After that: waits for what targets still have of it, and frees. Afterwards
+ * nothing calls the tier any more. */
 void fs_end(struct fs *fs);
 
 /* Is passthrough in use? If not, why says it. */

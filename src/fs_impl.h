@@ -142,7 +142,9 @@ enum fs_park_next fs_park_done(struct fs_park *park);
 void fs_park_init(struct fs *fs);
 /* Who waits for a target longer than ns gets EIO; 0: nobody. -EAGAIN. */
 int fs_park_timeout(struct fs *fs, uint64_t ns);
-/* Ends the timer, interrupts all and waits until none is left. */
+/* Ends the timer, and answers all that wait with EINTR. */
+void fs_park_answer(struct fs *fs);
+/* After that: waits until the targets are done with them, which may be never. */
 void fs_park_end(struct fs *fs);
 
 /* ---- uses that wait (fs_use.c) -------------------------------------------- */

@@ -189,31 +189,46 @@ static void answer(struct fs_park *park, int err)
 	fuse_reply_err(req, err);
 }
 
-/* Interrupts all and waits until none is left. */
-static void drain(struct fs *fs)
+/* Takes the next that is parked; fs->lock held. */
+static struct fs_park *take_any(struct fs *fs)
 {
-	struct fs_park *park, *taken;
+	struct fs_park *park, *next;
+
+	cds_list_for_each_entry_safe (park, next, &fs->parked, link) {
+		if (take(park))
+			return park;
+		if (atomic_load(&park->state) == GIVEN_UP)
+			cds_list_move(&park->link, &fs->given_up);
+	}
+	return NULL;
+}
+
+/* Waits until something left, or for a moment. fs->lock held. */
+static void await_idle(struct fs *fs)
+{
+	struct timespec at = timespec_from_ns(realtime_ns() + RETRY_NS);
+
+	pthread_cond_timedwait(&fs->idle, &fs->lock, &at);
+}
+
+/* Answers all: what is left of them only waits to be freed. */
+static void answer_all(struct fs *fs)
+{
+	struct fs_park *taken;
 
 	pthread_mutex_lock(&fs->lock);
-	while (!none_parked(fs)) {
-		struct timespec at;
-
-		taken = NULL;
-		cds_list_for_each_entry (park, &fs->parked, link) {
-			if (take(park)) {
-				taken = park;
-				break;
-			}
-		}
+	for (;;) {
+		taken = take_any(fs);
 		if (taken) {
 			pthread_mutex_unlock(&fs->lock);
 			answer(taken, EINTR);
 			pthread_mutex_lock(&fs->lock);
-			continue;
+		} else if (cds_list_empty(&fs->parked)) {
+			break;
+		} else {
+			/* Not armed yet, or its completion is on the way. */
+			await_idle(fs);
 		}
-		/* Not armed yet, or its completion is on the way. */
-		at = timespec_from_ns(realtime_ns() + RETRY_NS);
-		pthread_cond_timedwait(&fs->idle, &fs->lock, &at);
 	}
 	pthread_mutex_unlock(&fs->lock);
 }
@@ -303,7 +318,7 @@ int fs_park_timeout(struct fs *fs, uint64_t ns)
 	int err = 0;
 
 	pthread_mutex_lock(&fs->lock);
-	if (ns && !fs->timer_runs) {
+	if (ns && !fs->timer_runs && !fs->timer_stop) {
 		err = thread_start(&fs->timer, "recall-timeout", timer_thread,
 				   fs);
 		fs->timer_runs = !err;
@@ -329,7 +344,7 @@ void fs_park_init(struct fs *fs)
 	CDS_INIT_LIST_HEAD(&fs->given_up);
 }
 
-void fs_park_end(struct fs *fs)
+void fs_park_answer(struct fs *fs)
 {
 	bool runs;
 
@@ -340,7 +355,15 @@ void fs_park_end(struct fs *fs)
 	pthread_mutex_unlock(&fs->lock);
 	if (runs)
 		pthread_join(fs->timer, NULL);
-	drain(fs);
+	answer_all(fs);
+}
+
+void fs_park_end(struct fs *fs)
+{
+	pthread_mutex_lock(&fs->lock);
+	while (!none_parked(fs))
+		await_idle(fs);
+	pthread_mutex_unlock(&fs->lock);
 	pthread_cond_destroy(&fs->timer_cond);
 	pthread_cond_destroy(&fs->idle);
 }

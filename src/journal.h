@@ -49,6 +49,9 @@ struct journal_req {
 	void (*done)(struct journal_req *req, int err);
 };
 
+/* From now on journals are opened without SQLite's own locks: one that is dead,
+ * but held by the kernel, has them still. The front's lock is enough. */
+void journal_ignore_locks(void);
 /* Opens or creates journal.db in dirfd (which is duplicated). On failure
  * *ret_why (free it; NULL without memory) names what is wrong: -EBADMSG not
  * ours or damaged, -EPROTONOSUPPORT newer, -EBUSY another process has it,

@@ -25,13 +25,17 @@
 #include <assert.h>
 #include <pthread.h>
 #include <sqlite3.h>
+#include <stdatomic.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "journal.h"
 #include "util.h"
 
-static sqlite3_vfs vfs_at;
+static sqlite3_vfs vfs_at, vfs_at_none;
 static int vfs_err;
+static _Atomic(bool) no_locks;
 
 static int full_pathname(sqlite3_vfs *vfs, const char *name, int size,
 			 char *out)
@@ -41,23 +45,32 @@ static int full_pathname(sqlite3_vfs *vfs, const char *name, int size,
 	return len < size ? SQLITE_OK : SQLITE_CANTOPEN;
 }
 
+static int register_one(sqlite3_vfs *vfs, const char *base, const char *name)
+{
+	const sqlite3_vfs *found = sqlite3_vfs_find(base);
+
+	if (!found)
+		return SQLITE_ERROR;
+	*vfs = *found;
+	vfs->pNext = NULL;
+	vfs->zName = name;
+	vfs->xFullPathname = full_pathname;
+	return sqlite3_vfs_register(vfs, 0);
+}
+
 static void vfs_register(void)
 {
-	const sqlite3_vfs *base;
-
 	vfs_err = sqlite3_initialize();
-	if (vfs_err)
-		return;
-	base = sqlite3_vfs_find("unix");
-	if (!base) {
-		vfs_err = SQLITE_ERROR;
-		return;
-	}
-	vfs_at = *base;
-	vfs_at.pNext = NULL;
-	vfs_at.zName = "tierfs-at";
-	vfs_at.xFullPathname = full_pathname;
-	vfs_err = sqlite3_vfs_register(&vfs_at, 0);
+	if (!vfs_err)
+		vfs_err = register_one(&vfs_at, "unix", "tierfs-at");
+	if (!vfs_err)
+		vfs_err = register_one(&vfs_at_none, "unix-none",
+				       "tierfs-at-none");
+}
+
+void journal_ignore_locks(void)
+{
+	atomic_store(&no_locks, true);
 }
 
 int journal_sqlite_open_at(int dirfd, const char *name, int flags,
@@ -72,5 +85,7 @@ int journal_sqlite_open_at(int dirfd, const char *name, int flags,
 	if (vfs_err)
 		return vfs_err;
 	snprintf(path, sizeof(path), "%s/%s", proc_fd_path(dirfd, proc), name);
-	return sqlite3_open_v2(path, ret, flags, vfs_at.zName);
+	return sqlite3_open_v2(path, ret, flags,
+			       atomic_load(&no_locks) ? vfs_at_none.zName
+						      : vfs_at.zName);
 }

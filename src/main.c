@@ -30,6 +30,7 @@
 #include "control.h"
 #include "fs.h"
 #include "log.h"
+#include "main_leave.h"
 #include "main_remount.h"
 #include "main_stack.h"
 
@@ -152,11 +153,16 @@ static int serve(struct daemon *daemon)
 		err = fs_serve(daemon->fs, ready, daemon, &why);
 		front_ending(daemon->stack.front);
 		tell_systemd("STOPPING=1");
+		fs_leave(daemon->fs);
+		leave_begin(&daemon->stack);
+		leave_may_hang(true);
 		if (daemon->control)
 			control_stop(daemon->control);
 		fs_end(daemon->fs);
+		leave_may_hang(false);
 	}
 	stack_close(&daemon->stack);
+	leave_end();
 	if (err && why)
 		log_error("%s", why);
 	return err ? EXIT_FAILURE : EXIT_SUCCESS;

@@ -5,6 +5,9 @@
  *
  * What takes long and changes nothing, freeing a million nodes, comes after the
  * front's lock was given up: who mounts it again waits for that.
+ *
+ * What may hang with a target is marked (main_leave.h): then nothing below it is
+ * reached.
  */
 
 #include "main_stack.h"
@@ -19,6 +22,7 @@
 #include "cleanup.h"
 #include "journal.h"
 #include "log.h"
+#include "main_leave.h"
 #include "mover.h"
 #include "ring.h"
 #include "tierfs/target.h"
@@ -56,6 +60,7 @@ static int open_target(struct stack *stack, const struct config_target *conf,
 		.fsname = front->name,
 		.front_uuid = front->uuid,
 		.uuid = number < 0 ? NULL : front->targets[number].uuid,
+		.patience_ns = stack->config->recall_timeout_ns,
 	};
 	struct target *target;
 	unsigned int added;
@@ -133,6 +138,12 @@ static int open_all(struct stack *stack, char **ret_why)
 	int err = front_open_wait(stack->config->front, stack->config->name,
 				  &stack->front, ret_why);
 
+	if (!err && stack->front->took_over) {
+		log_warn("front %s: its last daemon is dead, but held by a "
+			 "target that hangs: taken over",
+			 stack->config->front);
+		journal_ignore_locks();
+	}
 	if (!err)
 		err = open_targets(stack, ret_why);
 	if (err)
@@ -147,7 +158,8 @@ static int open_all(struct stack *stack, char **ret_why)
 	if (!err)
 		err = copy_limit_new(stack->config->bwlimit, &stack->limit);
 	if (!err)
-		err = mover_start(RECALL_WORKERS, OTHER_WORKERS, &stack->mover);
+		err = mover_start(RECALL_WORKERS, OTHER_WORKERS,
+				  stack->config->ntargets, &stack->mover);
 	if (err)
 		return fail(ret_why, err, "starting");
 	return open_tier(stack, ret_why);
@@ -167,10 +179,13 @@ int stack_open(const struct config *config, struct stack *stack, char **ret_why)
 
 void stack_close(struct stack *stack)
 {
+	leave_may_hang(true);
 	if (stack->tier)
 		tier_quiesce(stack->tier);
 	else if (stack->mover)
 		mover_stop(stack->mover);
+	leave_may_hang(false);
+	leave_tier_ends();
 	if (stack->tier)
 		tier_stop(stack->tier);
 	if (stack->journal)
@@ -179,9 +194,11 @@ void stack_close(struct stack *stack)
 		mover_free(stack->mover);
 	if (stack->limit)
 		copy_limit_free(stack->limit);
+	leave_may_hang(true);
 	for (unsigned int i = 0; i < TIERFS_TARGETS_MAX; i++)
 		if (stack->targets[i])
 			target_close(stack->targets[i]);
+	leave_may_hang(false);
 	if (stack->ring)
 		ring_stop(stack->ring);
 	if (stack->front)

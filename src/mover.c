@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Waiting jobs are in one queue a priority, ordered by (order, id). A worker
- * takes the first job above the order that was taken last there, and when
+ * Waiting jobs are in one queue a priority and lane, ordered by (order, id). A
+ * worker takes the first job above the order that was taken last there, and when
  * there is none begins again at the lowest: an elevator that goes one way, as
  * reading a disk backwards costs a turn for every file. Above means really
  * above: new jobs of the order that was just taken wait for the next round, so
@@ -9,6 +9,10 @@
  * ends, as orders do.
  *
  * Between priorities it is strict: background work waits while clients do.
+ * Between the lanes of a priority it is in turns. Nothing can be done about a
+ * worker that hangs with its target, so a lane has only its share of each kind
+ * of workers; there is always one left for another lane, and one for what needs
+ * no target, as releasing, on which the room on the front depends.
  *
  * A job that is cancelled while it waits moves to a list of those to settle,
  * which workers empty first: what they have left to do is quick, and someone
@@ -40,8 +44,11 @@ struct mover {
 	pthread_cond_t idle;	    /* those who drain */
 
 	/* Under lock. */
-	struct mover_queue waiting[MOVER_PRIOS];
-	uint64_t last_order[MOVER_PRIOS];
+	struct mover_queue waiting[MOVER_PRIOS][MOVER_LANES];
+	uint64_t last_order[MOVER_PRIOS][MOVER_LANES];
+	unsigned int last_lane[MOVER_PRIOS];
+	unsigned int running[2][MOVER_LANES]; /* by recall workers or not */
+	unsigned int share[2];		      /* of a lane but 0; 0: no bound */
 	struct cds_list_head settle[MOVER_PRIOS]; /* waiting, cancelled */
 	size_t settling[MOVER_PRIOS];
 	struct mover_queue index;
@@ -74,7 +81,8 @@ static void queue_job(struct mover *m, struct mover_job *job)
 	} else {
 		job->queue.major = job->order;
 		job->queue.minor = job->id;
-		mover_queue_insert(&m->waiting[job->prio], &job->queue);
+		mover_queue_insert(&m->waiting[job->prio][job->lane],
+				   &job->queue);
 	}
 	/* A recall is for whoever is free; waking one in vain is cheap. */
 	if (job->prio == MOVER_RECALL)
@@ -88,7 +96,8 @@ static void unqueue_job(struct mover *m, struct mover_job *job)
 		cds_list_del(&job->link);
 		m->settling[job->prio]--;
 	} else {
-		mover_queue_remove(&m->waiting[job->prio], &job->queue);
+		mover_queue_remove(&m->waiting[job->prio][job->lane],
+				   &job->queue);
 	}
 }
 
@@ -98,6 +107,32 @@ static struct mover_job *elevator(struct mover_queue *queue, uint64_t order)
 	struct mover_node *node = mover_queue_above(queue, order, UINT64_MAX);
 
 	return job_of_queue(node ? node : mover_queue_above(queue, 0, 0));
+}
+
+/* May one more worker of its kind take a job of the lane? */
+static bool lane_free(struct mover *m, unsigned int lane, bool recall)
+{
+	return lane == 0 || m->share[recall] == 0 ||
+	       m->running[recall][lane] < m->share[recall];
+}
+
+static struct mover_job *next_of_prio(struct mover *m, unsigned int prio,
+				      bool recall)
+{
+	for (unsigned int i = 1; i <= MOVER_LANES; i++) {
+		unsigned int lane = (m->last_lane[prio] + i) % MOVER_LANES;
+		struct mover_job *job;
+
+		if (!m->waiting[prio][lane].count ||
+		    !lane_free(m, lane, recall))
+			continue;
+		job = elevator(&m->waiting[prio][lane],
+			       m->last_order[prio][lane]);
+		m->last_order[prio][lane] = job->order;
+		m->last_lane[prio] = lane;
+		return job;
+	}
+	return NULL;
 }
 
 static struct mover_job *next_job(struct mover *m, enum mover_prio lowest)
@@ -112,11 +147,9 @@ static struct mover_job *next_job(struct mover *m, enum mover_prio lowest)
 		return job;
 	}
 	for (unsigned int prio = 0; prio <= lowest; prio++) {
-		job = elevator(&m->waiting[prio], m->last_order[prio]);
-		if (!job)
-			continue;
-		m->last_order[prio] = job->order;
-		return job;
+		job = next_of_prio(m, prio, lowest == MOVER_RECALL);
+		if (job)
+			return job;
 	}
 	return NULL;
 }
@@ -128,9 +161,21 @@ static struct mover_job *take_job(struct mover *m, enum mover_prio lowest)
 	if (job) {
 		unqueue_job(m, job);
 		job->state = JOB_RUNNING;
+		job->by_recall = lowest == MOVER_RECALL;
 		job->started_ns = monotonic_ns();
+		m->running[job->by_recall][job->lane]++;
 	}
 	return job;
+}
+
+/* A lane has room again: those asleep may have passed it over. */
+static void leave_lane(struct mover *m, struct mover_job *job)
+{
+	m->running[job->by_recall][job->lane]--;
+	if (job->lane && m->share[job->by_recall]) {
+		pthread_cond_signal(&m->recall_wake);
+		pthread_cond_signal(&m->wake);
+	}
 }
 
 /* -- workers -------------------------------------------------------------- */
@@ -141,6 +186,7 @@ static void run_job(struct mover *m, struct mover_job *job)
 
 	pthread_mutex_lock(&m->lock);
 	job->state = JOB_DONE;
+	leave_lane(m, job);
 	mover_queue_remove(&m->index, &job->index);
 	pthread_mutex_unlock(&m->lock);
 	mover_job_unref(m, job);
@@ -185,7 +231,7 @@ static void *worker(void *arg)
 /* -- starting and stopping ------------------------------------------------ */
 
 int mover_start(unsigned int recall_workers, unsigned int workers,
-		struct mover **ret_mover)
+		unsigned int lanes, struct mover **ret_mover)
 {
 	struct mover *m;
 	int ret = 0;
@@ -195,6 +241,12 @@ int mover_start(unsigned int recall_workers, unsigned int workers,
 	m = calloc(1, sizeof(*m));
 	if (!m)
 		return -ENOMEM;
+	if (lanes) {
+		m->share[true] = recall_workers;
+		m->share[false] = workers;
+		recall_workers *= lanes;
+		workers = workers * lanes + 1;
+	}
 	m->threads = calloc(recall_workers + workers, sizeof(*m->threads));
 	if (!m->threads) {
 		free(m);
@@ -206,7 +258,9 @@ int mover_start(unsigned int recall_workers, unsigned int workers,
 	pthread_cond_init(&m->idle, NULL);
 	for (unsigned int prio = 0; prio < MOVER_PRIOS; prio++) {
 		CDS_INIT_LIST_HEAD(&m->settle[prio]);
-		m->last_order[prio] = UINT64_MAX; /* begins at the lowest */
+		/* Begins at the lowest. */
+		for (unsigned int lane = 0; lane < MOVER_LANES; lane++)
+			m->last_order[prio][lane] = UINT64_MAX;
 	}
 	for (unsigned int i = 0; i < recall_workers + workers && !ret; i++) {
 		bool recall = i < recall_workers;
@@ -300,7 +354,7 @@ uint64_t mover_next_id(struct mover *m)
 int mover_submit(struct mover *m, struct mover_job *job, uint64_t *ret_id)
 {
 	assert(job->run && job->free && job->refs > 0 &&
-	       job->prio < MOVER_PRIOS);
+	       job->prio < MOVER_PRIOS && job->lane < MOVER_LANES);
 	pthread_mutex_lock(&m->lock);
 	if (m->stop) {
 		pthread_mutex_unlock(&m->lock);
@@ -392,17 +446,15 @@ static void info_fill(struct mover_info *info, struct mover_job *job)
 	snprintf(info->target, sizeof(info->target), "%s", job->target);
 }
 
-/* Fills info with the jobs of one priority in the order they will be taken. */
-static size_t list_waiting(struct mover *m, unsigned int prio,
-			   struct mover_info *info)
+/* Fills info with the jobs of one lane in the order they will be taken. */
+static size_t list_lane(struct mover *m, unsigned int prio, unsigned int lane,
+			struct mover_info *info)
 {
-	struct mover_queue *queue = &m->waiting[prio];
-	uint64_t major = m->last_order[prio], minor = UINT64_MAX;
+	struct mover_queue *queue = &m->waiting[prio][lane];
+	uint64_t major = m->last_order[prio][lane], minor = UINT64_MAX;
 	struct mover_job *job;
 	size_t n = 0;
 
-	cds_list_for_each_entry (job, &m->settle[prio], link)
-		info_fill(&info[n++], job);
 	for (size_t i = 0; i < queue->count; i++) {
 		job = job_of_queue(mover_queue_above(queue, major, minor));
 		if (!job)
@@ -411,6 +463,19 @@ static size_t list_waiting(struct mover *m, unsigned int prio,
 		major = job->queue.major;
 		minor = job->queue.minor;
 	}
+	return n;
+}
+
+static size_t list_waiting(struct mover *m, unsigned int prio,
+			   struct mover_info *info)
+{
+	struct mover_job *job;
+	size_t n = 0;
+
+	cds_list_for_each_entry (job, &m->settle[prio], link)
+		info_fill(&info[n++], job);
+	for (unsigned int lane = 0; lane < MOVER_LANES; lane++)
+		n += list_lane(m, prio, lane, &info[n]);
 	return n;
 }
 
@@ -447,7 +512,10 @@ int mover_list(struct mover *m, struct mover_info **ret_list, size_t *ret_n)
 void mover_queued(struct mover *m, size_t ret[MOVER_PRIOS])
 {
 	pthread_mutex_lock(&m->lock);
-	for (unsigned int prio = 0; prio < MOVER_PRIOS; prio++)
-		ret[prio] = m->waiting[prio].count + m->settling[prio];
+	for (unsigned int prio = 0; prio < MOVER_PRIOS; prio++) {
+		ret[prio] = m->settling[prio];
+		for (unsigned int lane = 0; lane < MOVER_LANES; lane++)
+			ret[prio] += m->waiting[prio][lane].count;
+	}
 	pthread_mutex_unlock(&m->lock);
 }

@@ -13,6 +13,9 @@
  * in the order of job->order (the oid: the order of the medium), upwards from
  * the last one taken and then again from the lowest.
  *
+ * Each target has a lane: an order of its own, and no more than so many workers
+ * at once, so that one that hangs holds up its own jobs alone.
+ *
  * All functions are for any thread, but stop, free and drain not for workers.
  * One mutex, a leaf, for the queues; no function of a job is called under it.
  */
@@ -45,6 +48,7 @@ struct mover_job {
 	const char *op; /* "migrate", "release", "restore", "delete" */
 	char *path;	/* for people; the job's, may be NULL */
 	char target[TIERFS_NAME_MAX];
+	unsigned int lane; /* 0: needs no target; else its number + 1 */
 	enum mover_prio prio;
 	uint64_t order;
 	uint64_t bytes;			     /* to move */
@@ -62,6 +66,7 @@ struct mover_job {
 	uint64_t id;
 	enum job_state state;
 	bool told;		   /* cancelled by the mover */
+	bool by_recall;		   /* runs on a recall worker */
 	struct mover_node queue;   /* waiting: by order */
 	struct mover_node index;   /* waiting, running: by id */
 	struct cds_list_head link; /* waiting, and told */
@@ -78,10 +83,16 @@ struct mover_info {
 	enum mover_prio prio;
 };
 
-/* -EINVAL: no workers (recall_workers may be 0: the others serve recalls
- * too); -EAGAIN: no threads. */
+#define MOVER_LANES (TIERFS_TARGETS_MAX + 1)
+
+/*
+ * So many workers for each of the lanes (0: one for all, which any job may have
+ * as many of as it likes), and one more for what needs no target.
+ * -EINVAL: no workers (recall_workers may be 0: the others serve recalls
+ * too); -EAGAIN: no threads.
+ */
 int mover_start(unsigned int recall_workers, unsigned int workers,
-		struct mover **ret);
+		unsigned int lanes, struct mover **ret);
 /* Takes no more work, cancels what waits (run is called with ctl.cancelled
  * set, so that owners can settle), waits for what runs. */
 void mover_stop(struct mover *mover);

@@ -247,3 +247,30 @@ int copy_in(const struct copy_env *env, struct target_object *object,
 		return -EBADMSG;
 	return 0;
 }
+
+int copy_check(const struct copy_env *env, struct target_object *object,
+	       uint64_t size, const struct spill_sum *sum, struct copy_ctl *ctl)
+{
+	struct pipe *pipe = pipe_get();
+	struct spill_sum got;
+	uint64_t has;
+	int ret;
+
+	if (!pipe)
+		return -ENOMEM;
+	ret = target_object_size(object, &has);
+	if (!ret && has != size)
+		ret = -EBADMSG;
+	if (ret)
+		return ret;
+	pipe->from = (struct pipe_end){.object = object};
+	pipe->to = (struct pipe_end){.nowhere = true};
+	pipe->size = size;
+	pipe->ctl = ctl;
+	pipe->limit = env->limit;
+	pipe->short_err = -EBADMSG;
+	ret = pipe_copy(pipe, &got);
+	if (!ret && (got.low != sum->low || got.high != sum->high))
+		ret = -EBADMSG;
+	return ret;
+}

@@ -74,4 +74,9 @@ int copy_in(const struct copy_env *env, struct target_object *object,
 	    int front_fd, uint64_t size, const struct spill_sum *sum,
 	    struct copy_ctl *ctl);
 
+/* Reads the object alone, and compares. Errors as of copy_in(). */
+int copy_check(const struct copy_env *env, struct target_object *object,
+	       uint64_t size, const struct spill_sum *sum,
+	       struct copy_ctl *ctl);
+
 #endif

@@ -142,6 +142,8 @@ static int64_t end_seek(const struct pipe_end *end, uint64_t off, int whence)
 
 static int end_truncate(const struct pipe_end *end, uint64_t size)
 {
+	if (end->nowhere)
+		return 0;
 	if (end->object)
 		return target_object_truncate(end->object, size);
 	return ftruncate(end->fd, size) < 0 ? -errno : 0;
@@ -149,6 +151,8 @@ static int end_truncate(const struct pipe_end *end, uint64_t size)
 
 static int end_reserve(const struct pipe_end *end, uint64_t off, uint64_t len)
 {
+	if (end->nowhere)
+		return 0;
 	if (end->object)
 		return target_object_reserve(end->object, off, len);
 	if (fallocate(end->fd, FALLOC_FL_KEEP_SIZE, off, len) < 0 &&
@@ -282,9 +286,14 @@ static int hash_next(struct pipe *pipe, bool *ret_moved)
 		return ret;
 	memset(slot->buf + slot->valid, 0, slot->len - slot->valid);
 	slot->moved = 0;
-	slot_start(slot, SLOT_WRITING);
+	if (!pipe->to.nowhere)
+		slot_start(slot, SLOT_WRITING);
 	/* The buffer is only read, by both. */
 	pipe_hash_data(pipe, slot->buf, slot->valid);
+	if (pipe->to.nowhere) {
+		slot->state = SLOT_FREE;
+		pipe->busy--;
+	}
 	pipe->next_hash++;
 	*ret_moved = true;
 	return 0;

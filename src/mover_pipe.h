@@ -23,6 +23,7 @@ struct pipe_end {
 	struct ring *ring;
 	int fd;
 	struct target_object *object; /* or NULL */
+	bool nowhere;		      /* what is written is only hashed */
 };
 
 enum slot_state {

@@ -27,7 +27,7 @@ enum {
 #define BLOCKS_BYTES (OFF_INO - OFF_BLOCKS)
 #define FLAGS_KNOWN                                                            \
 	(TIERFS_EA_F_PINNED | TIERFS_EA_F_WRITING | TIERFS_EA_F_CTIME |        \
-	 TIERFS_EA_F_INO | TIERFS_EA_F_LOGGING)
+	 TIERFS_EA_F_INO | TIERFS_EA_F_LOGGING | TIERFS_EA_F_DAMAGED)
 
 /* The low n bytes of value, little-endian. */
 static void put_le(uint8_t *p, uint64_t value, size_t n)

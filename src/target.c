@@ -67,7 +67,7 @@ static int attach(struct target *target, char **ret_why)
 	if (ret < 0)
 		return ret;
 	assert(target->uuid[0]);
-	atomic_store(&target->suspect, false);
+	target_forget_failures(target);
 	refresh_usage(target);
 	atomic_fetch_add(&target->generation, 1);
 	atomic_store(&target->online, true);

@@ -60,6 +60,8 @@ struct target *target_dir_alloc(void)
 	if (!dir)
 		return NULL;
 	pthread_mutex_init(&dir->lock, NULL);
+	pthread_mutex_init(&dir->objects_lock, NULL);
+	CDS_INIT_LIST_HEAD(&dir->objects);
 	return &dir->base;
 }
 
@@ -68,6 +70,7 @@ static void dir_free(struct target *target)
 	struct target_dir *dir = container_of(target, struct target_dir, base);
 
 	pthread_mutex_destroy(&dir->lock);
+	pthread_mutex_destroy(&dir->objects_lock);
 	free(dir);
 }
 
@@ -79,8 +82,10 @@ static void dir_detach(struct target *target)
 	pthread_mutex_lock(&dir->lock);
 	root = steal_ptr(&dir->root);
 	pthread_mutex_unlock(&dir->lock);
-	if (root)
+	if (root) {
+		dir_revoke(target, root);
 		dir_root_put(root);
+	}
 }
 
 /* stat() of a mounted directory costs no I/O; that the path leads to what is

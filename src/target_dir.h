@@ -26,6 +26,8 @@ struct target_dir {
 	struct target base;
 	pthread_mutex_t lock; /* a leaf, for root */
 	struct dir_root *root;
+	pthread_mutex_t objects_lock; /* a leaf */
+	struct cds_list_head objects; /* all that are open */
 };
 
 /* A reference, or NULL when detached. */
@@ -49,6 +51,9 @@ int dir_identity_parse(const char *text, size_t len, struct dir_identity *ret);
 /* The text to be freed, and its length; -1: no memory. */
 int dir_identity_text(const struct dir_identity *id, char **ret);
 
+/* Takes the root's directory and the open objects' files away: whoever goes on
+ * gets -EBADF, -ENOTDIR or -ELOOP. */
+void dir_revoke(struct target *target, struct dir_root *root);
 /* Looks for the target at its path, target_ops.attach. */
 int dir_attach(struct target *target, char **ret_why);
 /* Compares the identity below rootfd, read from the medium. */

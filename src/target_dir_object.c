@@ -13,6 +13,13 @@
  * read through the page cache: the kernel's read-ahead there is what keeps a
  * sequential reader as fast as on the target itself, and a first read costs
  * no more I/O than it would there.
+ *
+ * A target that is let go of must not be held by its open objects: a file
+ * system that died stays dead as long as anything is open there, also where it
+ * is unmounted and mounted again. So their files are taken away: what is put in
+ * their descriptors' place can be neither read, written, searched nor opened
+ * again (a symlink, O_PATH), and the numbers stay theirs, whoever is about to
+ * use one.
  */
 #include <endian.h>
 #include <errno.h>
@@ -38,6 +45,8 @@
 
 struct dir_object {
 	struct target_object base;
+	struct cds_list_head link; /* under target_dir.objects_lock, as is
+				    * the setting of fd and direct */
 	struct dir_root *root;
 	int fd;
 	_Atomic(int) direct; /* O_DIRECT; -1: not yet, NO_DIRECT: never */
@@ -48,6 +57,11 @@ struct dir_object {
 static struct dir_object *dir_object(struct target_object *object)
 {
 	return container_of(object, struct dir_object, base);
+}
+
+static struct target_dir *dir_of(struct dir_object *o)
+{
+	return container_of(o->base.target, struct target_dir, base);
 }
 
 static int object_alloc(struct target *target, uint64_t oid,
@@ -68,14 +82,73 @@ static int object_alloc(struct target *target, uint64_t oid,
 	o->fd = -1;
 	o->direct = target_caps(target) & TARGET_CAP_DIRECT ? -1 : NO_DIRECT;
 	oid_path(oid, o->path);
+	pthread_mutex_lock(&dir_of(o)->objects_lock);
+	cds_list_add(&o->link, &dir_of(o)->objects);
+	pthread_mutex_unlock(&dir_of(o)->objects_lock);
 	*ret = o;
 	return 0;
+}
+
+/* Before its descriptors are closed. */
+static void unlist(struct dir_object *o)
+{
+	pthread_mutex_lock(&dir_of(o)->objects_lock);
+	cds_list_del(&o->link);
+	pthread_mutex_unlock(&dir_of(o)->objects_lock);
 }
 
 static void object_free(struct dir_object *o)
 {
 	dir_root_put(o->root);
 	free(o);
+}
+
+static void object_drop(struct dir_object *o)
+{
+	unlist(o);
+	object_free(o);
+}
+
+void dir_revoke(struct target *target, struct dir_root *root)
+{
+	struct target_dir *dir = container_of(target, struct target_dir, base);
+	int none = open("/proc/self", O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	struct dir_object *o;
+
+	if (none < 0)
+		return;
+	dup3(none, root->fd, O_CLOEXEC);
+	pthread_mutex_lock(&dir->objects_lock);
+	cds_list_for_each_entry (o, &dir->objects, link) {
+		int direct = atomic_load(&o->direct);
+
+		if (o->fd >= 0)
+			dup3(none, o->fd, O_CLOEXEC);
+		if (direct >= 0)
+			dup3(none, direct, O_CLOEXEC);
+	}
+	pthread_mutex_unlock(&dir->objects_lock);
+	close(none);
+}
+
+/* Its file was opened: unless the target was let go of meanwhile, when it is
+ * closed again. */
+static int object_set_fd(struct dir_object *o, int fd)
+{
+	struct target_dir *dir = dir_of(o);
+	bool held;
+
+	pthread_mutex_lock(&dir->objects_lock);
+	pthread_mutex_lock(&dir->lock);
+	held = dir->root == o->root;
+	pthread_mutex_unlock(&dir->lock);
+	if (held)
+		o->fd = fd;
+	pthread_mutex_unlock(&dir->objects_lock);
+	if (held)
+		return 0;
+	close(fd);
+	return -EIO;
 }
 
 static int open_object(struct dir_object *o, int flags)
@@ -115,11 +188,12 @@ int dir_create(struct target *target, uint64_t oid, struct target_object **ret)
 			fd = -EIO;
 		}
 	}
+	if (fd >= 0)
+		fd = object_set_fd(o, fd);
 	if (fd < 0) {
-		object_free(o);
+		object_drop(o);
 		return fd;
 	}
-	o->fd = fd;
 	*ret = &o->base;
 	return 0;
 }
@@ -133,11 +207,12 @@ int dir_open(struct target *target, uint64_t oid, struct target_object **ret)
 	if (fd < 0)
 		return fd;
 	fd = open_object(o, O_RDONLY);
+	if (fd >= 0)
+		fd = object_set_fd(o, fd);
 	if (fd < 0) {
-		object_free(o);
+		object_drop(o);
 		return fd;
 	}
-	o->fd = fd;
 	*ret = &o->base;
 	return 0;
 }
@@ -146,6 +221,7 @@ void dir_close(struct target_object *object)
 {
 	struct dir_object *o = dir_object(object);
 
+	unlist(o);
 	if (o->direct >= 0)
 		close(o->direct);
 	close(o->fd);
@@ -157,6 +233,7 @@ void dir_close_async(struct target_object *object)
 	struct dir_object *o = dir_object(object);
 	struct ring *ring = object->target->ring;
 
+	unlist(o);
 	if (o->direct >= 0)
 		ring_close(ring, NULL, o->direct);
 	ring_close(ring, NULL, o->fd);
@@ -374,15 +451,15 @@ static void open_done(struct ring_op *op, int res)
 	struct dir_object *o = dir_object(req->object);
 	struct target *target = o->base.target;
 
-	if (res < 0) {
-		object_free(o);
-	} else {
-		o->fd = res;
+	if (res >= 0) {
 		/* Doubles the read-ahead; no I/O. */
-		posix_fadvise(o->fd, 0, 0, POSIX_FADV_SEQUENTIAL);
-		*req->ret_object = &o->base;
-		res = 0;
+		posix_fadvise(res, 0, 0, POSIX_FADV_SEQUENTIAL);
+		res = object_set_fd(o, res);
 	}
+	if (res < 0)
+		object_drop(o);
+	else
+		*req->ret_object = &o->base;
 	target_io_done(target, target_req_io(req), "opening an object", res);
 }
 

@@ -164,6 +164,8 @@ void target_io_refuse(struct target *target, struct target_io *io, int err);
 
 void target_watch_init(struct target *target);
 void target_set_offline(struct target *target, const char *why);
+/* It was found well: what failed before is of the past. */
+void target_forget_failures(struct target *target);
 /* Around whatever may block. */
 void target_call_begin(struct target *target, struct target_call *call);
 void target_call_end(struct target *target, struct target_call *call);

@@ -28,7 +28,7 @@
 #define MORE_ROOM    (1U << 20)
 #define MORE_ROOM_OF 256 /* ... or the 256th part of it */
 
-static bool medium_error(int err)
+bool target_is_medium_error(int err)
 {
 	switch (err) {
 	case -EIO:
@@ -100,6 +100,14 @@ void target_failed(struct target *target, const char *what, int err)
 		target_set_offline(target, text);
 }
 
+void target_forget_failures(struct target *target)
+{
+	atomic_store(&target->suspect, false);
+	pthread_mutex_lock(&target->lock);
+	target->failed_mono = 0;
+	pthread_mutex_unlock(&target->lock);
+}
+
 void target_failure(struct target *target, char *what, size_t len)
 {
 	pthread_mutex_lock(&target->lock);
@@ -134,9 +142,12 @@ static void did_not_fit(struct target *target, int err)
 int target_checked(struct target *target, const char *what, int ret)
 {
 	assert(ret <= 0 && ret > -4096);
+	/* It was let go of, which gives strange errors. */
+	if (ret < 0 && ret != -ECANCELED && !atomic_load(&target->online))
+		return -EIO;
 	if (ret == -ENOSPC || ret == -EDQUOT) {
 		did_not_fit(target, ret);
-	} else if (medium_error(ret)) {
+	} else if (target_is_medium_error(ret)) {
 		target_failed(target, what, ret);
 		if (device_gone(ret))
 			return -EIO;
@@ -208,8 +219,7 @@ void target_usage(struct target *target, struct target_usage *ret)
 	pthread_mutex_unlock(&target->lock);
 }
 
-/* How long the one that waits longest has waited. */
-static int64_t oldest_wait(struct target *target)
+int64_t target_oldest_wait(struct target *target)
 {
 	struct target_call *call;
 	unsigned int n;
@@ -237,7 +247,7 @@ enum target_condition target_condition(struct target *target, char *why,
 		ret = TARGET_OFFLINE;
 		goto out;
 	}
-	waited = oldest_wait(target);
+	waited = target_oldest_wait(target);
 	if (waited > atomic_load(&target->patience)) {
 		ret = TARGET_STALLED;
 		snprintf(text, sizeof(text), "no answer for %lld s",

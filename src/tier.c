@@ -31,8 +31,7 @@
 #include "tier_impl.h"
 #include "util.h"
 
-#define TICK_NS	    NSEC_PER_SEC
-#define PROBE_TICKS 5
+#define TICK_NS NSEC_PER_SEC
 
 const struct tier_parts *tier_parts(struct tier *tier)
 {
@@ -325,63 +324,10 @@ static void settle_all(struct tier *tier)
 		tier_dirty_settle(tier, &dirty);
 }
 
-static void probe_run(struct mover_job *job)
-{
-	struct tier *tier = container_of(job, struct tier_probe, job)->tier;
-
-	for (unsigned int i = 0; i < tier->parts.ntargets; i++) {
-		struct target *target = tier->parts.targets[i];
-		char why[160];
-		bool was;
-
-		if (!target || atomic_load(&job->ctl.cancelled))
-			continue;
-		was = target_online(target, NULL, 0);
-		target_probe(target);
-		if (was == target_online(target, why, sizeof(why)))
-			continue;
-		if (was)
-			log_error("target %s is offline: %s",
-				  target_name(target), why);
-		else
-			log_info("target %s is online again",
-				 target_name(target));
-	}
-	atomic_store(&tier->probing, false);
-}
-
-static void probe_free(struct mover_job *job)
-{
-	free(container_of(job, struct tier_probe, job));
-}
-
-/* Finds targets that are gone, and those that are back. */
-static void probe_targets(struct tier *tier)
-{
-	struct tier_probe *probe;
-
-	if (++tier->ticks % PROBE_TICKS ||
-	    atomic_exchange(&tier->probing, true))
-		return;
-	probe = calloc(1, sizeof(*probe));
-	if (probe) {
-		probe->tier = tier;
-		probe->job.op = "probe";
-		probe->job.prio = MOVER_IDLE;
-		probe->job.refs = 1;
-		probe->job.run = probe_run;
-		probe->job.free = probe_free;
-		if (!mover_submit(tier->parts.mover, &probe->job, NULL))
-			return;
-		free(probe);
-	}
-	atomic_store(&tier->probing, false);
-}
-
 static void tick(struct tier *tier)
 {
 	settle_all(tier);
-	probe_targets(tier);
+	tier_targets_tick(tier);
 	tier_stale_kick(tier);
 	tier_save_counts(tier);
 }
@@ -510,7 +456,8 @@ int tier_start(const struct tier_parts *parts, struct tier **ret)
 	tier->max_size = max_size(parts->front);
 	tier_retune(tier, parts->config);
 	CDS_INIT_LIST_HEAD(&tier->wake_list);
-	CDS_INIT_LIST_HEAD(&tier->stale);
+	tier_stale_init(tier);
+	tier_targets_init(tier);
 	CDS_INIT_LIST_HEAD(&tier->unsettled);
 	pthread_mutex_init(&tier->wake_lock, NULL);
 	pthread_mutex_init(&tier->stale_lock, NULL);
@@ -544,6 +491,13 @@ void tier_quiesce(struct tier *tier)
 	mover_stop(tier->parts.mover);
 }
 
+void tier_abandon(struct tier *tier)
+{
+	settle_all(tier);
+	tier_sync(tier);
+	tier_save_counts(tier);
+}
+
 void tier_stop(struct tier *tier)
 {
 	pthread_mutex_lock(&tier->wake_lock);
@@ -558,6 +512,7 @@ void tier_stop(struct tier *tier)
 	free(tier->unsynced);
 	pthread_mutex_destroy(&tier->wake_lock);
 	pthread_mutex_destroy(&tier->stale_lock);
+	pthread_mutex_destroy(&tier->watch_lock);
 	pthread_mutex_destroy(&tier->adopt_lock);
 	pthread_cond_destroy(&tier->adopt_cond);
 	pthread_cond_destroy(&tier->wake_cond);

@@ -69,6 +69,9 @@ int tier_start(const struct tier_parts *parts, struct tier **ret);
 /* Cancels what moves and stops the mover; requests that wait are answered. Then
  * the session may end. */
 void tier_quiesce(struct tier *tier);
+/* Instead of these, when a target hangs and the process is about to end: what
+ * can be saved on the front is. */
+void tier_abandon(struct tier *tier);
 /* After tier_quiesce() and the last request. Frees the tier. */
 void tier_stop(struct tier *tier);
 
@@ -140,6 +143,11 @@ struct tier_read {
 	struct target_io io;
 	struct tier_src *src;
 	struct delta_view *view;
+	struct node *node; /* the caller's, until done */
+	char *obj_buf;	   /* what is read of the object */
+	size_t obj_len;
+	uint64_t obj_off;
+	int64_t res;
 	struct cds_list_head link;
 };
 void tier_read(struct tier *tier, struct node *node, struct tier_read *read);
@@ -187,6 +195,9 @@ struct tier_handles *tier_handles(struct node *node);
 
 /* Is the data on the front (node->lock held)? Decides the I/O mode. */
 bool tier_resident(struct node *node);
+/* Was the object found not to be what was migrated (node->lock held)? What the
+ * kernel has cached of it is to be dropped. */
+bool tier_damaged(struct node *node);
 
 /* ---- attributes -------------------------------------------------------- */
 
@@ -307,6 +318,7 @@ struct tier_file_status {
 	uint64_t size;
 	uint64_t front_bytes; /* allocated on the front */
 	bool pinned;	      /* itself, or a directory above */
+	bool damaged;	      /* the object is not what was migrated */
 	unsigned int open;
 	unsigned int ncopies;
 	struct spill_copy copies[TIERFS_EA_COPIES_MAX];
@@ -321,6 +333,9 @@ struct tier_counts {
 void tier_counts(struct tier *tier, struct tier_counts *ret);
 
 const struct tier_parts *tier_parts(struct tier *tier);
+/* Objects that wait to be deleted on a target, and in how many ns they are
+ * tried again, if they failed (0: soon, or when it is well). */
+size_t tier_stale_count(struct tier *tier, uint8_t target, int64_t *ret_retry);
 /* A target by number; NULL: unknown. */
 struct target *tier_target(struct tier *tier, uint8_t number);
 

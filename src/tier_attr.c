@@ -336,6 +336,7 @@ int tier_file_status(struct tier *tier, struct node *node,
 	if (err)
 		return err;
 	status.pinned = tier_pinned(tier, node, flags);
+	status.damaged = flags & TIERFS_EA_F_DAMAGED;
 	*ret = status;
 	return 0;
 }

@@ -8,7 +8,11 @@
  * more), deletes them, syncs the targets, and only then removes what named them:
  * else a power cut could bring back an object that nothing names. A crash anywhere
  * leaves the intent or the orphan, and deleting what is gone already is no
- * error. A target that is offline keeps its share for later.
+ * error.
+ *
+ * Each target has a queue and a job of its own, for a job may hang there. One
+ * that is offline, stalled or read-only keeps its share, and costs nothing; one
+ * that fails is tried again after a time that doubles, or once it is well.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -25,9 +29,14 @@
 #include "tier_impl.h"
 #include "util.h"
 
+#define RETRY_MIN_NS NSEC_PER_SEC
+#define RETRY_MAX_NS (300 * NSEC_PER_SEC)
+#define FAILURES_MAX 8
+
 struct delete_job {
 	struct mover_job job;
 	struct tier *tier;
+	unsigned int queue; /* 0: of no target; else its number + 1 */
 };
 
 static void unlink_number(int dirfd, uint64_t number)
@@ -54,29 +63,6 @@ static bool delete_object(struct tier *tier, const struct tier_stale *stale)
 	return true;
 }
 
-/* Of what was deleted, what is not durable goes back to list. */
-static void sync_targets(struct tier *tier, struct cds_list_head *deleted,
-			 struct cds_list_head *list)
-{
-	bool asked[TIERFS_TARGETS_MAX] = {false};
-	int err[TIERFS_TARGETS_MAX];
-	struct tier_stale *stale, *next;
-
-	cds_list_for_each_entry_safe (stale, next, deleted, link) {
-		uint8_t i = stale->target;
-
-		if (!stale->object)
-			continue;
-		if (!asked[i])
-			err[i] = target_sync(tier_target(tier, i));
-		asked[i] = true;
-		if (err[i]) {
-			cds_list_del(&stale->link);
-			cds_list_add(&stale->link, list);
-		}
-	}
-}
-
 /* Removes what named it. */
 static void forget(struct tier *tier, struct tier_stale *stale)
 {
@@ -90,34 +76,75 @@ static void forget(struct tier *tier, struct tier_stale *stale)
 	free(stale);
 }
 
+static unsigned int queue_of(const struct tier_stale *stale)
+{
+	return stale->object ? stale->target + 1u : 0;
+}
+
+/* What is left over goes back, for later. */
+static void put_back(struct tier *tier, struct tier_stale_queue *queue,
+		     struct cds_list_head *list)
+{
+	bool failed = !cds_list_empty(list);
+	struct tier_stale *stale;
+
+	pthread_mutex_lock(&tier->stale_lock);
+	cds_list_for_each_entry (stale, list, link)
+		queue->n++;
+	cds_list_splice(list, &queue->list);
+	queue->queued = false;
+	queue->failed_ns = !failed ? 0
+				   : min_t(int64_t, RETRY_MAX_NS,
+					   max_t(int64_t, RETRY_MIN_NS,
+						 2 * queue->failed_ns));
+	queue->retry_at = failed ? monotonic_ns() + queue->failed_ns : 0;
+	pthread_mutex_unlock(&tier->stale_lock);
+}
+
 static void delete_run(struct mover_job *job)
 {
-	struct tier *tier = container_of(job, struct delete_job, job)->tier;
+	struct delete_job *dj = container_of(job, struct delete_job, job);
+	struct tier *tier = dj->tier;
+	struct tier_stale_queue *queue = &tier->stale[dj->queue];
 	struct tier_stale *stale, *next;
 	CDS_LIST_HEAD(list);
 	CDS_LIST_HEAD(deleted);
+	CDS_LIST_HEAD(failed);
+	unsigned int failures = 0;
 	bool give_up;
 
 	pthread_mutex_lock(&tier->stale_lock);
-	cds_list_splice(&tier->stale, &list);
-	CDS_INIT_LIST_HEAD(&tier->stale);
+	cds_list_splice(&queue->list, &list);
+	CDS_INIT_LIST_HEAD(&queue->list);
+	queue->n = 0;
 	pthread_mutex_unlock(&tier->stale_lock);
 
 	give_up = atomic_load(&job->ctl.cancelled) || tier_sync(tier);
 	cds_list_for_each_entry_safe (stale, next, &list, link) {
-		if (!give_up && delete_object(tier, stale)) {
-			cds_list_del(&stale->link);
+		/* What fails for some will fail for all. */
+		if (give_up || failures == FAILURES_MAX)
+			break;
+		cds_list_del(&stale->link);
+		if (delete_object(tier, stale)) {
 			cds_list_add_tail(&stale->link, &deleted);
+		} else {
+			cds_list_add_tail(&stale->link, &failed);
+			failures++;
 		}
 	}
-	sync_targets(tier, &deleted, &list);
+	/* The others' turn is before theirs. */
+	if (!cds_list_empty(&failed))
+		cds_list_splice(&failed, list.prev);
+	/* Until that is durable it goes with what is left. */
+	if (dj->queue && !cds_list_empty(&deleted) &&
+	    target_sync(tier_target(tier, dj->queue - 1))) {
+		cds_list_splice(&deleted, &list);
+		CDS_INIT_LIST_HEAD(&deleted);
+	}
 	fault_point("delete-synced");
 	cds_list_for_each_entry_safe (stale, next, &deleted, link)
 		forget(tier, stale);
-	pthread_mutex_lock(&tier->stale_lock);
-	cds_list_splice(&list, &tier->stale);
-	tier->stale_queued = false;
-	pthread_mutex_unlock(&tier->stale_lock);
+	put_back(tier, queue, &list);
 }
 
 static void delete_free(struct mover_job *job)
@@ -126,38 +153,87 @@ static void delete_free(struct mover_job *job)
 	free(container_of(job, struct delete_job, job));
 }
 
-void tier_stale_kick(struct tier *tier)
+/* Can anything be deleted there now? */
+static bool target_ready(struct tier *tier, unsigned int number)
 {
+	struct target *target = tier_target(tier, (uint8_t)number);
+
+	return target && target_condition(target, NULL, 0) > TARGET_READONLY;
+}
+
+static void kick(struct tier *tier, unsigned int number)
+{
+	struct tier_stale_queue *queue = &tier->stale[number];
+	struct target *target = NULL;
 	struct delete_job *dj;
 	bool go;
 
 	pthread_mutex_lock(&tier->stale_lock);
-	go = !tier->stale_queued &&
-	     (!cds_list_empty(&tier->stale) || tier->n_unsynced);
-	if (go)
-		tier->stale_queued = true;
+	go = !queue->queued && monotonic_ns() >= queue->retry_at &&
+	     (!cds_list_empty(&queue->list) ||
+	      (number == 0 && tier->n_unsynced));
 	pthread_mutex_unlock(&tier->stale_lock);
-	if (!go)
+	if (!go || (number && !target_ready(tier, number - 1)))
 		return;
 	dj = calloc(1, sizeof(*dj));
-	if (dj) {
-		dj->tier = tier;
-		dj->job.refs = 1;
-		dj->job.op = "delete";
-		dj->job.prio = MOVER_IDLE;
-		dj->job.run = delete_run;
-		dj->job.free = delete_free;
-		if (!mover_submit(tier->parts.mover, &dj->job, NULL))
-			return;
-		free(dj);
-	}
+	if (!dj)
+		return;
+	dj->tier = tier;
+	dj->queue = number;
+	dj->job.refs = 1;
+	dj->job.op = "delete";
+	dj->job.prio = MOVER_IDLE;
+	dj->job.lane = number;
+	dj->job.run = delete_run;
+	dj->job.free = delete_free;
+	if (number)
+		target = tier_target(tier, (uint8_t)(number - 1));
+	if (target)
+		snprintf(dj->job.target, sizeof(dj->job.target), "%s",
+			 target_name(target));
+	/* The waker alone comes here. */
 	pthread_mutex_lock(&tier->stale_lock);
-	tier->stale_queued = false;
+	queue->queued = true;
 	pthread_mutex_unlock(&tier->stale_lock);
+	if (!mover_submit(tier->parts.mover, &dj->job, NULL))
+		return;
+	free(dj);
+	pthread_mutex_lock(&tier->stale_lock);
+	queue->queued = false;
+	pthread_mutex_unlock(&tier->stale_lock);
+}
+
+void tier_stale_kick(struct tier *tier)
+{
+	for (unsigned int i = 0; i < ARRAY_SIZE(tier->stale); i++)
+		kick(tier, i);
+}
+
+void tier_stale_retry(struct tier *tier, unsigned int target)
+{
+	pthread_mutex_lock(&tier->stale_lock);
+	tier->stale[target + 1].retry_at = 0;
+	tier->stale[target + 1].failed_ns = 0;
+	pthread_mutex_unlock(&tier->stale_lock);
+}
+
+size_t tier_stale_count(struct tier *tier, uint8_t target, int64_t *ret_retry)
+{
+	struct tier_stale_queue *queue = &tier->stale[target + 1u];
+	int64_t left;
+	size_t n;
+
+	pthread_mutex_lock(&tier->stale_lock);
+	n = queue->n;
+	left = queue->retry_at ? queue->retry_at - monotonic_ns() : 0;
+	pthread_mutex_unlock(&tier->stale_lock);
+	*ret_retry = max_t(int64_t, left, 0);
+	return n;
 }
 
 void tier_stale_add(struct tier *tier, const struct tier_stale *stale)
 {
+	struct tier_stale_queue *queue = &tier->stale[queue_of(stale)];
 	struct tier_stale *copy = malloc(sizeof(*copy));
 
 	/* Forgotten, it is found by the next mount: intent or orphan is there. */
@@ -165,7 +241,8 @@ void tier_stale_add(struct tier *tier, const struct tier_stale *stale)
 		return;
 	*copy = *stale;
 	pthread_mutex_lock(&tier->stale_lock);
-	cds_list_add_tail(&copy->link, &tier->stale);
+	cds_list_add_tail(&copy->link, &queue->list);
+	queue->n++;
 	pthread_mutex_unlock(&tier->stale_lock);
 }
 
@@ -253,22 +330,32 @@ int tier_stale_recover(struct tier *tier)
 
 size_t tier_stale_left(struct tier *tier, bool *ret_running)
 {
-	struct tier_stale *stale;
 	size_t n = 0;
 
+	*ret_running = false;
 	pthread_mutex_lock(&tier->stale_lock);
-	cds_list_for_each_entry (stale, &tier->stale, link)
-		n++;
-	*ret_running = tier->stale_queued;
+	for (unsigned int i = 0; i < ARRAY_SIZE(tier->stale); i++) {
+		n += tier->stale[i].n + tier->stale[i].queued;
+		*ret_running |= tier->stale[i].queued;
+	}
 	pthread_mutex_unlock(&tier->stale_lock);
-	return n + *ret_running;
+	return n;
+}
+
+void tier_stale_init(struct tier *tier)
+{
+	for (unsigned int i = 0; i < ARRAY_SIZE(tier->stale); i++)
+		CDS_INIT_LIST_HEAD(&tier->stale[i].list);
 }
 
 void tier_stale_free(struct tier *tier)
 {
 	struct tier_stale *stale, *next;
 
-	cds_list_for_each_entry_safe (stale, next, &tier->stale, link)
-		free(stale);
-	CDS_INIT_LIST_HEAD(&tier->stale);
+	for (unsigned int i = 0; i < ARRAY_SIZE(tier->stale); i++) {
+		cds_list_for_each_entry_safe (stale, next, &tier->stale[i].list,
+					      link)
+			free(stale);
+		CDS_INIT_LIST_HEAD(&tier->stale[i].list);
+	}
 }

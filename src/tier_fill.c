@@ -66,6 +66,7 @@ static int finish_fill(struct restore *r, int fd, bool caps, int ret)
 	if (!ret) {
 		ea = file->ea;
 		ea.state = SPILL_MIGRATED;
+		ea.flags &= ~TIERFS_EA_F_DAMAGED;
 		ret = tier_ea_set(file, &ea, true);
 		fault_point("fill-done");
 	}

@@ -29,6 +29,26 @@ struct tier_stale {
 	uint64_t holder; /* .tierfs/inodes/HOLDER goes too; 0: none */
 };
 
+/* What waits to be deleted on one target; the first queue is for what is on
+ * none. Under tier->stale_lock. */
+struct tier_stale_queue {
+	struct cds_list_head list; /* of tier_stale */
+	size_t n;
+	bool queued;	   /* a job is going to take them */
+	int64_t failed_ns; /* how long it is put off after failures */
+	int64_t retry_at;  /* monotonic ns; 0: at once */
+};
+
+/* What was said of a target, and what is to be said. */
+struct tier_watch {
+	_Atomic(bool) probing; /* a job looks after it */
+	/* Under tier->watch_lock. */
+	enum target_condition told;
+	char why[160];
+	int64_t file_told; /* monotonic ns */
+	int64_t check_at;  /* a damaged object may be looked at again */
+};
+
 struct tier {
 	struct tier_parts parts;
 	struct tier_tunables tunables;
@@ -51,26 +71,22 @@ struct tier {
 	unsigned int batch_files; /* what the limit of descriptors allows */
 	uint64_t max_size;	  /* of a file on the front */
 	unsigned int ticks;	  /* the waker's alone */
-	_Atomic(bool) probing;	  /* a job looks after the targets */
 
 	/* A leaf. */
 	pthread_mutex_t adopt_lock;
 	pthread_cond_t adopt_cond;
 	bool adopting;
 
+	pthread_mutex_t watch_lock; /* a leaf, but for targets' own */
+	struct tier_watch watch[TIERFS_TARGETS_MAX];
+
 	/* A leaf. */
 	pthread_mutex_t stale_lock;
-	struct cds_list_head stale;	/* of tier_stale */
-	bool stale_queued;		/* a job is going to take them */
+	struct tier_stale_queue stale[TIERFS_TARGETS_MAX + 1];
 	struct cds_list_head unsettled; /* of tier_unsettled */
 	/* Intents whose steps become durable with the next sync. */
 	uint64_t *unsynced;
 	size_t n_unsynced, cap_unsynced;
-};
-
-struct tier_probe {
-	struct mover_job job;
-	struct tier *tier;
 };
 
 /* A file whose suspect copy is to be looked at again. */
@@ -152,7 +168,11 @@ struct tier_src {
 	/* In place. */
 	bool remote;
 	struct target *target;
+	unsigned int generation; /* of the target when it was made */
+	uint8_t target_number;
 	uint64_t oid;
+	uint64_t size; /* of the object */
+	struct spill_sum sum;
 	pthread_mutex_t lock; /* a leaf: what follows */
 	struct target_object *object;
 	bool opening;
@@ -161,6 +181,16 @@ struct tier_src {
 	/* Under node->lock: goes when nobody reads it any more. */
 	bool is_stale;
 	struct tier_stale stale;
+	/* Is it what was migrated (tier_verify.c)? */
+	struct cds_list_head flying; /* reads under way */
+	/* The ring thread's alone, but for held, which is under lock. */
+	struct cds_list_head held; /* reads done before their turn */
+	struct XXH3_state_s *hash;
+	uint64_t hashed;	/* up to here, in order */
+	uint64_t seen;		/* bytes, in any order */
+	_Atomic(bool) verified; /* it is */
+	_Atomic(bool) damaged;	/* it is not, or so it seems */
+	_Atomic(bool) checked;	/* a job looks */
 };
 
 /* -- tier.c: files, waiting, counts ------------------------------------- */
@@ -225,7 +255,11 @@ void tier_done_after_sync(struct tier *tier, uint64_t intent);
 /* -- tier_read.c -------------------------------------------------------- */
 
 struct tier_src *tier_src_local(struct tier *tier);
-struct tier_src *tier_src_remote(struct tier *tier, const struct spill_copy *c);
+/* The object's size and checksum are those of the migrated file. */
+struct tier_src *tier_src_remote(struct tier *tier, const struct spill_copy *c,
+				 uint64_t size, const struct spill_sum *sum);
+/* Ends a read: nothing of it is used any more. */
+void tier_read_finish(struct tier_read *read, int64_t res);
 void tier_src_put(struct tier_src *src);
 /* The file's source, made if need be, not referenced. node->lock held. */
 int tier_file_src(struct tier_file *file, struct tier_src **ret);
@@ -256,6 +290,24 @@ bool tier_dirty_unsettled(const struct tier_file *file);
 void tier_dirty_settle(struct tier *tier, struct cds_list_head *list);
 /* A restore ended: when the next may be begun. node->lock held. */
 void tier_dirty_restored(struct tier_file *file, int err);
+
+/* -- tier_verify.c ------------------------------------------------------ */
+
+/* Around each read of an object; done, on the ring's thread, finishes it, or
+ * will when its turn comes. */
+void tier_verify_begin(struct tier_read *read);
+void tier_verify_done(struct tier_read *read, int64_t res);
+/* There is no such object. */
+void tier_verify_missing(struct tier_read *read);
+/* The file's object is what ("missing", ...): marks it and says so; no lock
+ * held. */
+void tier_damage_found(struct tier *tier, struct node *node,
+		       const struct spill_copy *copy, const char *what);
+/* A marked one is wanted: it may have been repaired. node->lock held. */
+void tier_damage_again(struct tier_file *file);
+/* Of the object of a file without its data; 0: the log, which knows it, cannot
+ * be understood. node->lock held. */
+uint64_t tier_object_size(struct tier_file *file);
 
 /* -- tier_open.c -------------------------------------------------------- */
 
@@ -301,6 +353,8 @@ bool tier_lease_held(int fd, int type);
 /* Itself (flags of its EA) or below a pinned directory. No lock held. */
 bool tier_pinned(struct tier *tier, struct node *node, uint8_t flags);
 
+/* The target for so many bytes; -EIO: none is online. */
+int tier_choose_target(struct tier *tier, uint64_t bytes);
 /* Each ends all of its moves, and answers their requests. */
 void tier_migrate_run(struct mover_job *job, struct tier_move **moves, size_t n,
 		      bool release_after);
@@ -329,11 +383,25 @@ void tier_stale_add(struct tier *tier, const struct tier_stale *stale);
 /* The objects (and holder) of an EA, with the last name gone: orphan. */
 void tier_stale_file(struct tier *tier, const struct spill_ea *ea,
 		     uint64_t intent, uint64_t orphan);
-/* Starts a job for what is waiting, if it is time. */
+/* Starts jobs for what is waiting, if it is time. */
 void tier_stale_kick(struct tier *tier);
+/* The target is well again: what was put off is tried now. */
+void tier_stale_retry(struct tier *tier, unsigned int target);
+void tier_stale_init(struct tier *tier);
 /* Reads .tierfs/orphans after a crash. */
 int tier_stale_recover(struct tier *tier);
 void tier_stale_free(struct tier *tier);
+
+/* -- tier_targets.c ----------------------------------------------------- */
+
+void tier_targets_init(struct tier *tier);
+/* Once a second: probes, and says what changed. */
+void tier_targets_tick(struct tier *tier);
+void tier_targets_patience(struct tier *tier, uint64_t ns);
+/* Moving a file failed, what: "migrating", "restoring". Said unless the
+ * target's condition says it, and not for every file. */
+void tier_log_failure(struct tier *tier, uint8_t target, const char *what,
+		      const char *path, int err);
 
 /* -- tier_adopt.c ------------------------------------------------------- */
 

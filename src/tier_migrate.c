@@ -108,7 +108,7 @@ static size_t begin_all(struct tier_move **moves, size_t n, uint8_t target)
 
 /* The first target that is there and has room; without such a one the first
  * that is there, to fail as a full one does. Its number, or -EIO. */
-static int choose_target(struct tier *tier, uint64_t bytes)
+int tier_choose_target(struct tier *tier, uint64_t bytes)
 {
 	int full = -EIO;
 
@@ -119,6 +119,8 @@ static int choose_target(struct tier *tier, uint64_t bytes)
 		if (!target || !target_online(target, NULL, 0))
 			continue;
 		target_usage(target, &usage);
+		if (usage.readonly)
+			continue;
 		if (usage.bytes - usage.used > bytes)
 			return (int)i;
 		if (full < 0)
@@ -277,8 +279,6 @@ static void copy_all(struct mover_job *job, struct tier_move **moves, size_t n)
 			continue;
 		moves[i]->err = files[j].err;
 		moves[i]->sum = files[j].sum;
-		if (files[j].err == -EIO || files[j].err == -EROFS)
-			target_failed(target, "write", files[j].err);
 		j++;
 	}
 }
@@ -298,9 +298,10 @@ static void report_failure(struct tier_move *move)
 	} else if (move->err == -ECANCELED) {
 		tier_result(move, TIER_FAILED, "cancelled");
 	} else {
-		log_error("target %s: migrating %s: %s", target_name(target),
-			  node_path(move->file->node, path, sizeof(path)),
-			  strerror(-move->err));
+		tier_log_failure(
+			tier, move->target, "migrating",
+			node_path(move->file->node, path, sizeof(path)),
+			move->err);
 		tier_result(move, TIER_FAILED, "target %s: %s",
 			    target_name(target), strerror(-move->err));
 	}
@@ -338,7 +339,7 @@ void tier_migrate_run(struct mover_job *job, struct tier_move **moves, size_t n,
 		      bool release_after)
 {
 	struct tier *tier = moves[0]->file->tier;
-	int target = choose_target(tier, job->bytes), err;
+	int target = tier_choose_target(tier, job->bytes), err;
 
 	if (atomic_load(&job->ctl.cancelled))
 		target = -ECANCELED;

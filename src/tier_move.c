@@ -185,6 +185,20 @@ static void attach(struct tier_move *move, struct mover_job *job, bool solo,
 		pthread_mutex_unlock(lock);
 }
 
+/* Releasing needs no target; of the rest the first decides for all. */
+static unsigned int lane_of(struct tier *tier, enum tier_op op,
+			    const struct tier_move *move, uint64_t bytes)
+{
+	int target;
+
+	if (op == TIER_RELEASE)
+		return 0;
+	if (move->ea.ncopies)
+		return move->ea.copies[0].target + 1u;
+	target = tier_choose_target(tier, bytes);
+	return target < 0 ? 0 : (unsigned int)target + 1;
+}
+
 /* Takes the moves over; on failure nothing is queued. locked: so is the (one)
  * file's node. */
 static int queue_moves(struct tier *tier, enum tier_op op, enum mover_prio prio,
@@ -219,6 +233,7 @@ static int queue_moves(struct tier *tier, enum tier_op op, enum mover_prio prio,
 	if (target)
 		snprintf(mj->job.target, sizeof(mj->job.target), "%s",
 			 target_name(target));
+	mj->job.lane = lane_of(tier, op, moves[0], bytes);
 	/* Told before the job can run, and answer, and be cancelled. */
 	mj->job.id = mover_next_id(tier->parts.mover);
 	for (size_t i = 0; i < n; i++)
@@ -235,6 +250,7 @@ int tier_recall(struct tier_file *file, enum mover_prio prio)
 	struct target *target;
 	struct tier_move *move = file->move;
 	char path[256];
+	bool needed;
 	int ret;
 
 	if (move) {
@@ -243,10 +259,15 @@ int tier_recall(struct tier_file *file, enum mover_prio prio)
 		return 0;
 	}
 	/* Of a log over nothing no object is needed. */
+	needed = !file->delta || delta_base_valid(file->delta) > 0;
 	target = tier_target(tier, file->ea.copies[0].target);
-	if ((!target || !target_online(target, NULL, 0)) &&
-	    !(file->delta && delta_base_valid(file->delta) == 0))
+	if (needed && (!target || !target_online(target, NULL, 0)))
 		return -EIO;
+	/* It would be read in vain each time. */
+	if (needed && tier_damaged(file->node)) {
+		tier_damage_again(file);
+		return -EIO;
+	}
 	move = tier_move_new(file, TIER_RESTORE, NULL);
 	if (!move)
 		return -ENOMEM;

@@ -18,6 +18,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 #include "cleanup.h"
 #include "tier_impl.h"
@@ -33,11 +34,14 @@ struct tier_src *tier_src_local(struct tier *tier)
 	atomic_store(&src->refs, 1);
 	src->fd_read = src->fd_write = -1;
 	CDS_INIT_LIST_HEAD(&src->reads);
+	CDS_INIT_LIST_HEAD(&src->flying);
+	CDS_INIT_LIST_HEAD(&src->held);
 	pthread_mutex_init(&src->lock, NULL);
 	return src;
 }
 
-struct tier_src *tier_src_remote(struct tier *tier, const struct spill_copy *c)
+struct tier_src *tier_src_remote(struct tier *tier, const struct spill_copy *c,
+				 uint64_t size, const struct spill_sum *sum)
 {
 	struct tier_src *src = tier_src_local(tier);
 
@@ -45,8 +49,20 @@ struct tier_src *tier_src_remote(struct tier *tier, const struct spill_copy *c)
 		return NULL;
 	src->remote = true;
 	src->target = tier_target(tier, c->target);
+	src->target_number = c->target;
 	src->oid = c->oid;
+	src->size = size;
+	src->sum = *sum;
+	if (src->target)
+		src->generation = target_generation(src->target);
 	return src;
+}
+
+/* The target went and came back: what was opened before is dead. */
+static bool src_outdated(struct tier_src *src)
+{
+	return src->remote && src->target &&
+	       src->generation != target_generation(src->target);
 }
 
 void tier_src_get(struct tier_src *src)
@@ -66,16 +82,23 @@ void tier_src_put(struct tier_src *src)
 		target_object_close_async(src->object);
 	if (src->is_stale)
 		tier_stale_add(src->tier, &src->stale);
+	if (src->hash)
+		XXH3_freeState(src->hash);
 	pthread_mutex_destroy(&src->lock);
 	free(src);
 }
 
 int tier_file_src(struct tier_file *file, struct tier_src **ret)
 {
+	if (file->src && src_outdated(file->src)) {
+		tier_src_put(file->src);
+		file->src = NULL;
+	}
 	if (!file->src) {
 		if (tier_is_stub(file->ea.state))
-			file->src = tier_src_remote(file->tier,
-						    &file->ea.copies[0]);
+			file->src = tier_src_remote(
+				file->tier, &file->ea.copies[0],
+				tier_object_size(file), &file->ea.sum);
 		else
 			file->src = tier_src_local(file->tier);
 		if (!file->src)
@@ -151,7 +174,7 @@ static int64_t read_merge(struct tier_read *read, int64_t res)
 	return res;
 }
 
-static void read_finish(struct tier_read *read, int64_t res)
+void tier_read_finish(struct tier_read *read, int64_t res)
 {
 	if (read->view)
 		res = read_merge(read, res);
@@ -163,9 +186,7 @@ static void read_done(struct target_io *io, int64_t res)
 {
 	struct tier_read *read = container_of(io, struct tier_read, io);
 
-	if (res < 0 && res != -ECANCELED)
-		target_failed(read->src->target, "read", (int)res);
-	read_finish(read, res < 0 ? -EIO : res);
+	tier_verify_done(read, res < 0 ? -EIO : res);
 }
 
 static void read_submit(struct tier_read *read)
@@ -180,6 +201,10 @@ static void read_submit(struct tier_read *read)
 		buf += off - read->off;
 	}
 	read->io.done = read_done;
+	read->obj_buf = buf;
+	read->obj_len = len;
+	read->obj_off = off;
+	tier_verify_begin(read);
 	target_read_async(read->src->object, buf, len, off, false, &read->io);
 }
 
@@ -189,8 +214,6 @@ static void open_done(struct target_io *io, int64_t res)
 	struct tier_read *read, *next;
 	CDS_LIST_HEAD(list);
 
-	if (res < 0)
-		target_failed(src->target, "open", (int)res);
 	pthread_mutex_lock(&src->lock);
 	src->opening = false;
 	cds_list_splice(&src->reads, &list);
@@ -198,8 +221,10 @@ static void open_done(struct target_io *io, int64_t res)
 	pthread_mutex_unlock(&src->lock);
 	/* A failure is not kept: the next read opens again. */
 	cds_list_for_each_entry_safe (read, next, &list, link) {
+		if (res == -ENOENT)
+			tier_verify_missing(read);
 		if (res < 0)
-			read_finish(read, -EIO);
+			tier_read_finish(read, -EIO);
 		else
 			read_submit(read);
 	}
@@ -219,8 +244,9 @@ static void read_remote(struct tier_read *read)
 	struct tier_src *src = read->src;
 	bool open = false, submit = false;
 
-	if (!src->target || !target_online(src->target, NULL, 0)) {
-		read_finish(read, -EIO);
+	if (!src->target || atomic_load(&src->damaged) ||
+	    !target_online(src->target, NULL, 0)) {
+		tier_read_finish(read, -EIO);
 		return;
 	}
 	pthread_mutex_lock(&src->lock);
@@ -257,20 +283,25 @@ void tier_read(struct tier *tier, struct node *node, struct tier_read *read)
 	if (!err) {
 		tier_src_get(src);
 		read->src = src;
+		read->node = node;
 		if (src->remote)
 			tier_count_read(node->file);
+	}
+	if (!err && src->remote && tier_damaged(node)) {
+		atomic_store(&src->damaged, true);
+		tier_damage_again(node->file);
 	}
 	pthread_mutex_unlock(&node->lock);
 	if (err) {
 		read->done(read, err);
 	} else if (read->view && !read->view->need_len) {
-		read_finish(read, 0);
+		tier_read_finish(read, 0);
 	} else if (src->remote) {
 		read_remote(read);
 	} else {
 		/* Restored since the caller looked. */
 		n = pread(fd, read->buf, read->len, (off_t)read->off);
-		read_finish(read, n < 0 ? -errno : n);
+		tier_read_finish(read, n < 0 ? -errno : n);
 	}
 }
 
@@ -324,6 +355,7 @@ static int seek_queue(struct tier *tier, const struct spill_ea *ea,
 	sj->job.refs = 1;
 	sj->job.op = "seek";
 	sj->job.prio = MOVER_RECALL;
+	sj->job.lane = ea->copies[0].target + 1u;
 	sj->job.order = ea->copies[0].oid;
 	sj->job.run = seek_run;
 	sj->job.free = seek_free;

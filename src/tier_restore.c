@@ -113,6 +113,7 @@ static struct spill_ea restored_ea(const struct restore *r,
 	struct spill_ea ea = file->ea;
 
 	ea.state = SPILL_MIGRATED;
+	ea.flags &= ~TIERFS_EA_F_DAMAGED;
 	if (r->apply)
 		ea = (struct spill_ea){
 			.state = SPILL_NONE,
@@ -414,18 +415,23 @@ static void report(struct restore *r, int err)
 	}
 	node_path(r->node, path, sizeof(path));
 	if (err == -EBADMSG) {
-		log_error("target %s: object %016" PRIx64 " of %s is damaged: "
-			  "its checksum is not that of the migrated file",
-			  target, r->ea.copies[0].oid, path);
+		tier_damage_found(r->tier, r->node, &r->ea.copies[0],
+				  "damaged: its checksum is not that of the "
+				  "migrated file");
 		tier_result(r->move, TIER_FAILED, "the object on %s is damaged",
+			    target);
+	} else if (err == -ENOENT) {
+		tier_damage_found(r->tier, r->node, &r->ea.copies[0],
+				  "missing");
+		tier_result(r->move, TIER_FAILED, "the object on %s is missing",
 			    target);
 	} else if (err == -EBUSY) {
 		tier_result(r->move, TIER_REFUSED, TIER_BUSY_LOG);
 	} else if (err == -ENOSPC) {
 		tier_result(r->move, TIER_FAILED, "no room on the front");
 	} else {
-		log_error("target %s: restoring %s: %s", target, path,
-			  strerror(-err));
+		tier_log_failure(r->tier, r->ea.copies[0].target, "restoring",
+				 path, err);
 		tier_result(r->move, TIER_FAILED, "target %s: %s", target,
 			    strerror(-err));
 	}

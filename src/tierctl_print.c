@@ -117,8 +117,10 @@ void print_file_status(struct tool *tool, json_t *data)
 	{
 		if (len < sizeof(copies))
 			len += snprintf(copies + len, sizeof(copies) - len,
-					"%s%s:%s", len ? "," : "",
-					str(copy, "target"), str(copy, "oid"));
+					"%s%s:%s%s", len ? "," : "",
+					str(copy, "target"), str(copy, "oid"),
+					truth(data, "damaged") ? " (damaged)"
+							       : "");
 	}
 	if (!head)
 		printf("%-9s %6s %6s %4s %-6s %-20s %s\n", "STATE", "SIZE",
@@ -219,12 +221,18 @@ static void print_target(const json_t *target)
 
 	printf("  target      %s on %s: ", str(target, "name"),
 	       path ? path : "?");
-	if (truth(target, "online"))
-		printf("online, ");
-	else
+	if (!truth(target, "online"))
 		printf("OFFLINE (%s), ", str(target, "why"));
+	else if (*str(target, "why"))
+		printf("online, %s (%s), ", str(target, "condition"),
+		       str(target, "why"));
+	else
+		printf("online, ");
 	print_use(target);
 	printf("\n");
+	if (num(target, "deletes") > 0)
+		printf("              %llu objects to be deleted there\n",
+		       (unsigned long long)num(target, "deletes"));
 	if (json_array_size(caps) > 0)
 		printf("              ");
 	json_array_foreach(caps, i, cap)

@@ -266,3 +266,25 @@ void unescape_octal(char *text)
 	}
 	*to = '\0';
 }
+
+bool process_is_dead(pid_t pid)
+{
+	char path[32], buf[512];
+	const char *state;
+	ssize_t len;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return errno == ENOENT;
+	len = read(fd, buf, sizeof(buf) - 1);
+	close(fd);
+	if (len < 0)
+		return errno == ESRCH;
+	buf[len] = '\0';
+	/* "PID (NAME) STATE ...", and the name may hold anything. */
+	state = strrchr(buf, ')');
+	return state && state[1] == ' ' &&
+	       (state[2] == 'Z' || state[2] == 'X' || state[2] == 'x');
+}

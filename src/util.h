@@ -5,6 +5,7 @@
 /* Small things without a home of their own. Pure, any thread, no locks. */
 
 #include <pthread.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/stat.h>
@@ -105,6 +106,10 @@ int sync_fs(int fd);
  * there; but when the last step fails, the new ones, maybe not durable. */
 int write_file_durably(int dirfd, const char *name, const void *buf,
 		       size_t len);
+
+/* Was that process killed, so that it runs no code of its own any more? Threads
+ * of it may be left that the kernel holds, and keep what was open. */
+bool process_is_dead(pid_t pid);
 
 /* Starts a thread with all signals blocked: they are the main thread's. name
  * is cut to 15 characters. 0 or -errno. */

@@ -7,8 +7,9 @@
  *
  * The front
  *   .tierfs/format     text: version, UUID, name, the targets it knows
- *   .tierfs/lock       flock()ed by the daemon that serves the front; has
- *                      "ending" in it when that is about to let go of it
+ *   .tierfs/lock       flock()ed by the daemon that serves the front: has its
+ *                      pid and pid namespace, and "ending" at 64 when that is
+ *                      about to let go of it
  *   .tierfs/journal.db SQLite: intents in flight, counters, the next oid
  *   .tierfs/staging/   restored files on their way into the namespace
  *   .tierfs/inodes/    old stubs that hold a number another file shows
@@ -107,6 +108,7 @@
 #define TIERFS_EA_F_CTIME   0x04 /* the ctime field is shown */
 #define TIERFS_EA_F_INO	    0x08 /* the ino field is shown */
 #define TIERFS_EA_F_LOGGING 0x10 /* DIRTY: size and blocks are those of the log */
+#define TIERFS_EA_F_DAMAGED 0x20 /* the object is not what was migrated */
 
 #define TIERFS_EA_ORIGIN_TRUSTED "trusted.tierfs.origin"
 #define TIERFS_EA_ORIGIN_USER	 "user.tierfs.origin"

@@ -111,6 +111,8 @@ bool target_suspect(struct target *target);
  * medium. */
 enum target_condition target_condition(struct target *target, char *why,
 				       size_t len);
+/* For how long (ns) the call has waited that has waited longest. */
+int64_t target_oldest_wait(struct target *target);
 /* "ok", "offline", ... for people and JSON. */
 const char *target_condition_name(enum target_condition condition);
 /* After how long without an answer it counts as stalled; 0: the default. */
@@ -122,6 +124,8 @@ unsigned int target_generation(struct target *target);
  * itself (-ENODEV, ...) makes it offline; any other makes the next probe read
  * the medium, since one bad sector is not a dead disk. */
 void target_failed(struct target *target, const char *what, int err);
+/* Is this -errno the medium's own (-EIO, -EROFS, ...)? */
+bool target_is_medium_error(int err);
 /* Copies what failed last, with its time, or "" if nothing did. */
 void target_failure(struct target *target, char *what, size_t len);
 /* Capacity as of the last probe or object written: never blocks. */

@@ -45,7 +45,7 @@ void rig_up(void)
 		fail_msg("%s", why);
 	assert_int_equal(ring_start(64, &rig.ring), 0);
 	assert_int_equal(copy_limit_new(0, &rig.limit), 0);
-	assert_int_equal(mover_start(2, 2, &rig.mover), 0);
+	assert_int_equal(mover_start(2, 2, 0, &rig.mover), 0);
 	assert_int_equal(tier_start(&(struct tier_parts){.config = &rig.config,
 							 .front = rig.front,
 							 .nodes = rig.nodes,

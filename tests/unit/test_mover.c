@@ -206,7 +206,7 @@ static void test_elevator(void **state)
 	struct mover *m;
 	size_t n;
 
-	assert_int_equal(mover_start(0, 1, &m), 0);
+	assert_int_equal(mover_start(0, 1, 0, &m), 0);
 	block(m, &blocker, MOVER_RECALL, 500, &gate);
 	for (size_t i = 0; i < ARRAY_SIZE(orders); i++)
 		submit(m, &jobs[i], MOVER_RECALL, orders[i]);
@@ -263,7 +263,7 @@ static void test_no_starving(void **state)
 	_Atomic(int) runs = 0;
 	struct mover *m;
 
-	assert_int_equal(mover_start(0, 1, &m), 0);
+	assert_int_equal(mover_start(0, 1, 0, &m), 0);
 	block(m, &blocker, MOVER_RECALL, 7, &gate);
 	for (int i = 0; i < 2; i++) { /* one waits while the other runs */
 		struct again *job = calloc(1, sizeof(*job));
@@ -292,7 +292,7 @@ static void test_priorities(void **state)
 	size_t queued[MOVER_PRIOS];
 	struct mover *m;
 
-	assert_int_equal(mover_start(0, 1, &m), 0);
+	assert_int_equal(mover_start(0, 1, 0, &m), 0);
 	block(m, &blocker, MOVER_IDLE, 0, &gate);
 	submit(m, &idle, MOVER_IDLE, 1);
 	submit(m, &asked, MOVER_ASKED, 2);
@@ -313,7 +313,7 @@ static void test_recall_workers(void **state)
 	struct job blocker, asked, idle, recall;
 	struct mover *m;
 
-	assert_int_equal(mover_start(1, 1, &m), 0);
+	assert_int_equal(mover_start(1, 1, 0, &m), 0);
 	block(m, &blocker, MOVER_ASKED, 0, &gate);
 	submit(m, &asked, MOVER_ASKED, 0);
 	submit(m, &idle, MOVER_IDLE, 0);
@@ -336,7 +336,7 @@ static void test_recalls_everywhere(void **state)
 	struct job blocker, recall;
 	struct mover *m;
 
-	assert_int_equal(mover_start(1, 1, &m), 0);
+	assert_int_equal(mover_start(1, 1, 0, &m), 0);
 	block(m, &blocker, MOVER_RECALL, 0, &gate);
 	submit(m, &recall, MOVER_RECALL, 0);
 	wait_runs(&recall);
@@ -349,7 +349,7 @@ static void test_raise(void **state)
 	struct job blocker, a, b;
 	struct mover *m;
 
-	assert_int_equal(mover_start(1, 1, &m), 0);
+	assert_int_equal(mover_start(1, 1, 0, &m), 0);
 	block(m, &blocker, MOVER_IDLE, 0, &gate);
 	assert_true(blocker.job.ctl.idle);
 	submit(m, &a, MOVER_IDLE, 1);
@@ -379,7 +379,7 @@ static void test_cancel_waiting(void **state)
 	struct job blocker, a, b;
 	struct mover *m;
 
-	assert_int_equal(mover_start(0, 1, &m), 0);
+	assert_int_equal(mover_start(0, 1, 0, &m), 0);
 	block(m, &blocker, MOVER_RECALL, 0, &gate);
 	submit(m, &a, MOVER_RECALL, 1);
 	submit(m, &b, MOVER_IDLE, 2);
@@ -407,7 +407,7 @@ static void test_cancel_running(void **state)
 	struct mover *m;
 
 	sem_init(&started, 0, 0);
-	assert_int_equal(mover_start(0, 1, &m), 0);
+	assert_int_equal(mover_start(0, 1, 0, &m), 0);
 	job_init(&job, MOVER_ASKED, 0);
 	job.until_cancelled = true;
 	job.started = &started;
@@ -435,7 +435,7 @@ static void test_stop(void **state)
 	struct mover *m;
 	pthread_t thread;
 
-	assert_int_equal(mover_start(1, 1, &m), 0);
+	assert_int_equal(mover_start(1, 1, 0, &m), 0);
 	block(m, &blocker, MOVER_ASKED, 0, &gate);
 	for (int i = 0; i < 50; i++)
 		submit(m, &waiting[i], MOVER_ASKED + i % 2, i);
@@ -468,8 +468,8 @@ static void test_refs_and_list(void **state)
 	struct mover *m;
 	size_t n;
 
-	assert_int_equal(mover_start(1, 0, &m), -EINVAL);
-	assert_int_equal(mover_start(0, 1, &m), 0);
+	assert_int_equal(mover_start(1, 0, 0, &m), -EINVAL);
+	assert_int_equal(mover_start(0, 1, 0, &m), 0);
 	assert_int_equal(mover_list(m, &list, &n), 0);
 	assert_int_equal(n, 0);
 	free(list);
@@ -544,7 +544,7 @@ static void test_crowd(void **state)
 	pthread_t threads[CROWD];
 	void *ret;
 
-	assert_int_equal(mover_start(2, 3, &crowd_mover), 0);
+	assert_int_equal(mover_start(2, 3, 0, &crowd_mover), 0);
 	for (int i = 0; i < CROWD; i++)
 		pthread_create(&threads[i], NULL, crowd_thread, crowd[i]);
 	for (int i = 0; i < CROWD; i++) {

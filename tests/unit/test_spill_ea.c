@@ -205,7 +205,7 @@ static void fields_that_contradict(void **state)
 		{1, 0x03},	      /* released without */
 		{1, 0x53},	      /* five copies */
 		{1, 0x23},	      /* two in the space of one */
-		{2, 0x20}, {2, 0x10}, /* no such flag; of DIRTY alone */
+		{2, 0x40}, {2, 0x10}, /* no such flag; of DIRTY alone */
 		{2, 0x80}, {3, 0x01}, {51, TIERFS_TARGETS_MAX},
 	};
 	struct spill_ea ea = sample(), back;
@@ -248,7 +248,7 @@ static void ranges(void **state)
 	assert_refused(ea.ncopies = 0);
 	assert_refused(ea.ncopies = TIERFS_EA_COPIES_MAX + 1);
 	assert_refused(ea.ncopies = UINT32_MAX);
-	assert_refused(ea.flags |= 0x20);
+	assert_refused(ea.flags |= 0x40);
 	assert_refused(ea.flags |= TIERFS_EA_F_LOGGING);
 	assert_refused(ea.ino = 0);
 	assert_refused(ea.copies[0].oid = 0);
