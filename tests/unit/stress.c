@@ -247,8 +247,7 @@ static void create(unsigned int slot)
 	tier_created(rig.tier, node);
 	if (linked(slot)) {
 		snprintf(second, sizeof(second), "l%u", slot);
-		err = tier_link(rig.tier, node, node_root(rig.nodes), second,
-				NULL);
+		err = link_file(node, second);
 		ok(!err, "link", err);
 	}
 	if (max_pages(slot) == PAGES && rnd(2)) {
@@ -528,7 +527,7 @@ static void relink(unsigned int slot)
 	if (!node)
 		return;
 	snprintf(second, sizeof(second), "l%u", slot);
-	err = tier_link(rig.tier, node, node_root(rig.nodes), second, NULL);
+	err = link_file(node, second);
 	assert_true(!err || err == -EEXIST);
 	remember(slot, node);
 	node_unref(node);

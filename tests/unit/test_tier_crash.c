@@ -113,25 +113,6 @@ static void prepare_dirty_again(void)
 	write_log("a");
 }
 
-/* What a power cut leaves: an entry that is not whole. */
-static void prepare_torn(void)
-{
-	struct spill_ea ea;
-	int fd;
-
-	prepare_dirty();
-	wait_settled();
-	rig_down();
-	rig_up();
-	fd = openat(rig.front->root_fd, "a", O_RDWR | O_APPEND);
-	assert_int_equal(write(fd, "LOGE", 4), 4);
-	assert_int_equal(front_ea_get(rig.front, fd, &ea), 0);
-	ea.flags |= TIERFS_EA_F_LOGGING;
-	assert_int_equal(front_ea_set(rig.front, fd, &ea), 0);
-	close(fd);
-	file_of("a")->states[0].strict = false;
-}
-
 static void prepare_links(void)
 {
 	prepare_new();
@@ -295,11 +276,21 @@ static void run_restore_dirty(void)
 	wait_settled();
 }
 
+/* What a power cut leaves: an entry that is not whole. */
 static void run_torn(void)
 {
-	struct node *node = look("a");
+	struct spill_ea ea;
+	struct node *node;
 	struct stat st;
+	int fd = openat(rig.front->root_fd, "a", O_RDWR | O_APPEND);
 
+	file_of("a")->states[0].strict = false;
+	assert_int_equal(write(fd, "LOGE", 4), 4);
+	assert_int_equal(front_ea_get(rig.front, fd, &ea), 0);
+	ea.flags |= TIERFS_EA_F_LOGGING;
+	assert_int_equal(front_ea_set(rig.front, fd, &ea), 0);
+	close(fd);
+	node = look("a");
 	assert_int_equal(tier_getattr(rig.tier, node, &st, NULL), 0);
 	node_unref(node);
 	wait_settled();
@@ -421,7 +412,7 @@ static const struct scenario {
 	{"log", prepare_released, run_log},
 	{"log-again", prepare_dirty, run_log},
 	{"log-limit", prepare_released, run_limit},
-	{"log-torn", prepare_torn, run_torn},
+	{"log-torn", prepare_dirty, run_torn},
 	{"log-restore", prepare_dirty, run_restore_dirty},
 	{"log-restore-again", prepare_dirty_again, run_restore},
 	{"log-restore-open", prepare_released, run_restore_open},

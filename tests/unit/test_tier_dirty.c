@@ -44,6 +44,8 @@ static struct node *released(const char *name, size_t size)
 {
 	struct node *node;
 
+	/* Not counted by the walk over what is there already, nor missed. */
+	mover_drain(rig.mover);
 	make(name, size);
 	model_size = size;
 	for (size_t i = 0; i < size; i++)
@@ -171,8 +173,6 @@ static void test_write(void **state)
 	tier_counts(rig.tier, &counts);
 	assert_int_equal(counts.files[SPILL_DIRTY], 0);
 	assert_int_equal(counts.bytes[SPILL_DIRTY], 0);
-	/* It was made behind the mount, and not counted. */
-	assert_int_equal(counts.bytes[SPILL_NONE], 50001);
 	node_unref(node);
 }
 
