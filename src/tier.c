@@ -390,7 +390,7 @@ out:
 	pthread_mutex_unlock(&tier->stale_lock);
 }
 
-int tier_sync(struct tier *tier)
+static int sync_locked(struct tier *tier)
 {
 	_cleanup_free_ uint64_t *ids = NULL;
 	size_t n;
@@ -412,6 +412,23 @@ int tier_sync(struct tier *tier)
 	if (n)
 		journal_done(tier->parts.journal, ids, n);
 	return 0;
+}
+
+/*
+ * One at a time: whoever returns knows that also what others took to report has
+ * been reported. Else an intent of this file could still be in another thread's
+ * hands, come to be dropped after the file was released and restored, and a crash
+ * before that would have recovery find the old stub, which names no object, and
+ * delete the one that the new file names.
+ */
+int tier_sync(struct tier *tier)
+{
+	int ret;
+
+	pthread_mutex_lock(&tier->sync_lock);
+	ret = sync_locked(tier);
+	pthread_mutex_unlock(&tier->sync_lock);
+	return ret;
 }
 
 /* ---- life ------------------------------------------------------------- */
@@ -461,6 +478,7 @@ int tier_start(const struct tier_parts *parts, struct tier **ret)
 	CDS_INIT_LIST_HEAD(&tier->unsettled);
 	pthread_mutex_init(&tier->wake_lock, NULL);
 	pthread_mutex_init(&tier->stale_lock, NULL);
+	pthread_mutex_init(&tier->sync_lock, NULL);
 	pthread_mutex_init(&tier->adopt_lock, NULL);
 	pthread_cond_init(&tier->adopt_cond, NULL);
 	pthread_condattr_init(&attr);
@@ -512,6 +530,7 @@ void tier_stop(struct tier *tier)
 	free(tier->unsynced);
 	pthread_mutex_destroy(&tier->wake_lock);
 	pthread_mutex_destroy(&tier->stale_lock);
+	pthread_mutex_destroy(&tier->sync_lock);
 	pthread_mutex_destroy(&tier->watch_lock);
 	pthread_mutex_destroy(&tier->adopt_lock);
 	pthread_cond_destroy(&tier->adopt_cond);

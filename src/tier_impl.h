@@ -80,6 +80,9 @@ struct tier {
 	pthread_mutex_t watch_lock; /* a leaf, but for targets' own */
 	struct tier_watch watch[TIERFS_TARGETS_MAX];
 
+	/* Above stale_lock, taken by background threads alone. */
+	pthread_mutex_t sync_lock;
+
 	/* A leaf. */
 	pthread_mutex_t stale_lock;
 	struct tier_stale_queue stale[TIERFS_TARGETS_MAX + 1];
