@@ -18,7 +18,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "system"))
 
-from rig import BLKIO, MIB, Rig, drop_caches  # noqa: E402 pylint: disable=C0413
+from files import MIB
+from rig import BLKIO, Rig, drop_caches  # noqa: E402 pylint: disable=C0413
 
 # A hard disk: bytes and I/Os a second; and I/Os where it seeks for each.
 HDD_BPS, HDD_IOPS, SEEKS = 100 * MIB, 400, 200

@@ -12,7 +12,7 @@ import sys
 
 from bench import (HDD_BPS, HDD_IOPS, arguments, compare, progress, report,
                    rig, seconds)
-from rig import GIB, MIB
+from files import GIB, MIB
 
 SIZE = 10 * GIB
 PAGE = os.urandom(4096)

@@ -7,7 +7,7 @@ import os
 import subprocess
 
 from bench import arguments, drop_caches, report, rig, seconds
-from rig import put
+from files import put
 
 
 def main():

@@ -16,7 +16,8 @@ from statistics import median
 from bench import (HDD_BPS, HDD_IOPS, SEEKS, arguments, cold, compare,
                    drop_caches, progress, report, rig, seconds,
                    serviced)
-from rig import MIB, libc, run, wait_for
+from files import MIB, libc
+from rig import run, wait_for
 
 
 def syncfs(path):

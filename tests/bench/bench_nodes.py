@@ -6,7 +6,8 @@ import os
 import subprocess
 
 from bench import arguments, progress, report, rig, seconds
-from rig import GIB, MIB, run
+from files import GIB, MIB
+from rig import run
 
 
 def main():

@@ -25,7 +25,8 @@ from statistics import median
 
 from bench import (HDD_BPS, HDD_IOPS, SEEKS, arguments, cold, compare,
                    progress, report, rig, serviced)
-from rig import GIB, MIB, run
+from files import GIB, MIB
+from rig import run
 
 
 def cat(path):

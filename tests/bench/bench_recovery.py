@@ -12,7 +12,8 @@ import threading
 import time
 
 from bench import arguments, progress, report, rig, seconds
-from rig import GIB, drop_caches, run, wait_for
+from files import GIB
+from rig import drop_caches, run, wait_for
 
 SMALL = 3000  # bytes
 

@@ -28,7 +28,8 @@ import subprocess
 from contextlib import contextmanager
 
 from bench import arguments, drop_caches, progress, report, rig
-from rig import MIB, build_dir, is_mounted, run, wait_for
+from files import MIB
+from rig import build_dir, is_mounted, run, wait_for
 
 JOBS = [(rw, bs, how) for how in ("cached", "cold", "O_DIRECT")
         for bs in ("4k", "1m")

@@ -7,18 +7,14 @@ process made, and ends only daemons that it started.
 """
 
 import contextlib
-import ctypes
 import errno
 import fcntl
-import hashlib
 import json
 import os
-import random
 import re
 import shutil
 import signal
 import socket
-import stat
 import struct
 import subprocess
 import tempfile
@@ -27,10 +23,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from files import GIB, libc
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-MIB = 1 << 20
-GIB = 1 << 30
 NOBODY = 65534
 
 SANITIZER = re.compile(r"(Address|Leak|Thread|UndefinedBehavior)Sanitizer"
@@ -93,103 +89,6 @@ def mount_type(path):
             if left.split()[4] == str(path):
                 found = right.split()[0]
     return found
-
-
-# -- files -----------------------------------------------------------------
-
-def data(size, seed=0):
-    """size bytes that are the same for the same seed."""
-    return random.Random(f"{seed}/{size}").randbytes(size)
-
-
-def put(path, size, seed=0):
-    """Writes data(size, seed) to path; returns the bytes."""
-    content = data(size, seed)
-    Path(path).write_bytes(content)
-    return content
-
-
-def digest(path):
-    h = hashlib.sha256()
-    with open(path, "rb") as f:
-        while block := f.read(MIB):
-            h.update(block)
-    return h.hexdigest()
-
-
-def look(path):
-    """Everything that a program can see of one file, but its atime."""
-    st = os.lstat(path)
-    seen = {name: getattr(st, name) for name in (
-        "st_mode", "st_ino", "st_nlink", "st_uid", "st_gid", "st_size",
-        "st_mtime_ns", "st_ctime_ns", "st_blocks", "st_blksize", "st_rdev")}
-    if stat.S_ISREG(st.st_mode) or stat.S_ISDIR(st.st_mode):
-        seen["xattrs"] = {n: os.getxattr(path, n)
-                          for n in sorted(os.listxattr(path))}
-    if stat.S_ISLNK(st.st_mode):
-        seen["link"] = os.readlink(path)
-    if stat.S_ISDIR(st.st_mode):
-        del seen["st_ctime_ns"]  # a restore may change it
-        del seen["st_blocks"]
-    return seen
-
-
-def look_all(top):
-    """look() at everything below top, by name."""
-    seen = {".": look(top)}
-    for parent, dirs, files in os.walk(os.fsencode(top)):
-        for name in dirs + files:
-            path = os.path.join(parent, name)
-            seen[os.path.relpath(path, os.fsencode(top))] = look(path)
-    return seen
-
-
-def holes(path):
-    """The map of a file by SEEK_DATA and SEEK_HOLE: [(start, end), ...]."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        size, at, extents = os.fstat(fd).st_size, 0, []
-        while at < size:
-            try:
-                start = os.lseek(fd, at, os.SEEK_DATA)
-            except OSError:
-                break
-            at = os.lseek(fd, start, os.SEEK_HOLE)
-            extents.append((start, at))
-        return extents
-    finally:
-        os.close(fd)
-
-
-def contents(top):
-    """What must not change on a front: names, kinds, data. No .tierfs."""
-    seen = {}
-    for parent, dirs, files in os.walk(top):
-        if parent == str(top) and ".tierfs" in dirs:
-            dirs.remove(".tierfs")
-        for name in dirs + files:
-            path = Path(parent, name)
-            kind = stat.S_IFMT(path.lstat().st_mode)
-            seen[str(path.relative_to(top))] = (
-                kind, digest(path) if stat.S_ISREG(kind) else None)
-    return seen
-
-
-libc = ctypes.CDLL(None, use_errno=True)
-RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
-
-
-def renameat2(old, new, flags):
-    if libc.renameat2(-100, os.fsencode(old), -100, os.fsencode(new), flags):
-        raise OSError(ctypes.get_errno(), "renameat2")
-
-
-FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE = 1, 2, 16
-
-
-def fallocate(fd, mode, offset, length):
-    if libc.fallocate(fd, mode, ctypes.c_long(offset), ctypes.c_long(length)):
-        raise OSError(ctypes.get_errno(), "fallocate")
 
 
 # -- disks -----------------------------------------------------------------

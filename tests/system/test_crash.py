@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from rig import MIB, binary, data, put, wait_for
+from files import MIB, data, put
+from rig import binary, wait_for
 
 
 def fill(tier, count=40):

@@ -7,7 +7,8 @@ import subprocess
 
 import pytest
 
-from rig import MIB, NOBODY, binary, data, put, run, wait_for
+from files import MIB, data, put
+from rig import NOBODY, binary, run, wait_for
 
 STATES = {"none", "migrating", "migrated", "released", "dirty"}
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from rig import MIB, data, put, wait_for
+from files import MIB, data, put
+from rig import wait_for
 
 SIZE = 9 * MIB + 12345
 
@@ -218,3 +219,20 @@ def test_readers_at_once(cold_file):
     assert not wrong
     assert not damaged(tier, path)
     assert data(SIZE) == content
+
+
+def test_damaged_object(one):
+    """A checksum that doesn't fit: EIO and a word, never wrong contents."""
+    one.mount()
+    path = one.mnt / "f"
+    put(path, MIB)
+    one.release(path)
+    (copy,) = one.status(path)["copies"]
+    with open(copy["object"], "r+b") as f:
+        f.seek(5000)
+        f.write(b"flipped")
+    answer = one.ctl("restore", path)
+    assert answer.status == 1
+    assert answer.json[0]["result"] == "failed"
+    assert one.state(path) == "released"
+    assert copy["object"] in one.log.read_text()

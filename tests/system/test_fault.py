@@ -8,7 +8,8 @@ import subprocess
 
 import pytest
 
-from rig import MIB, binary, put, run, wait_for
+from files import MIB, put
+from rig import binary, run, wait_for
 
 HAS_FAULTS = run(binary("tierfs"), "--version", check=False, env={
     **os.environ, "TIERFS_FAULT": "no-such-fault"}).returncode == 2

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from rig import (EA_SPILL, MIB, NOBODY, RENAME_EXCHANGE, RENAME_NOREPLACE,
-                 RENAME_WHITEOUT, data, libc, put, renameat2, run, wait_for)
+from files import (MIB, RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT,
+                   data, libc, put, renameat2)
+from rig import EA_SPILL, NOBODY, run, wait_for
 
 META = ".tierfs"
 OURS = [EA_SPILL, "user.tierfs.spill", "trusted.tierfs.origin",

@@ -7,7 +7,8 @@ import os
 
 import pytest
 
-from rig import MIB, put, wait_for
+from files import MIB, put
+from rig import wait_for
 
 
 def refused(tier, *command):

@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from rig import (EA_SPILL, MIB, data, holes, look, look_all, put, run)
+from files import MIB, data, holes, look, look_all, put
+from rig import EA_SPILL, run
 
 
 def make_tree(top):

@@ -11,7 +11,8 @@ import time
 
 import pytest
 
-from rig import MIB, binary, run
+from files import MIB
+from rig import binary, run
 
 
 class Churn:

@@ -12,8 +12,8 @@ import time
 
 import pytest
 
-from rig import (MIB, binary, contents, is_mounted, mount_type, put, run,
-                 wait_for)
+from files import MIB, contents, put
+from rig import binary, is_mounted, mount_type, run, wait_for
 
 
 def test_background(one):

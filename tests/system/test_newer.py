@@ -10,7 +10,8 @@ import struct
 
 import pytest
 
-from rig import ALL, EA_SPILL, MIB, contents, put, renameat2, run, wait_for
+from files import MIB, contents, put, renameat2
+from rig import ALL, EA_SPILL, run, wait_for
 
 EIO, EPERM = 5, 1
 

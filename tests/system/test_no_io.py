@@ -8,7 +8,8 @@ us; and an access of ours that would write, if only an atime, is stuck."""
 import os
 import subprocess
 
-from rig import drop_caches, put, wait_for
+from files import put
+from rig import drop_caches, wait_for
 
 WALKS = (["ls", "-lR"], ["find", "-newer", "/etc/passwd", "-size", "+1"],
          ["du", "-s"], ["getfattr", "-R"])

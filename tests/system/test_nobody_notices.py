@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from rig import (MIB, NOBODY, data, digest, drop_caches, holes, libc, look,
-                 look_all, put, run, wait_for)
+from files import MIB, data, digest, holes, libc, look_all, put
+from rig import drop_caches, run, wait_for
 
 CAPABILITY = struct.pack("<5I", 0x02000001, 1 << 13, 0, 0, 0)
 FUTURE = 7_000_000_000_123456789  # 2191

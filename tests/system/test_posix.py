@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from rig import (MIB, NOBODY, RENAME_EXCHANGE, RENAME_NOREPLACE,
-                 RENAME_WHITEOUT, libc, put, renameat2, run, wait_for)
+from files import (MIB, RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT,
+                   libc, put, renameat2)
+from rig import NOBODY, run, wait_for
 
 PJDFSTEST = os.environ.get("PJDFSTEST")
 

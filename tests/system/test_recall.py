@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from rig import GIB, MIB, binary, data, digest, put, run, wait_for
+from files import GIB, MIB, data, digest, put
+from rig import binary, run, wait_for
 
 
 @pytest.fixture(name="slow")

@@ -14,8 +14,9 @@ import time
 import pytest
 
 from conftest import MODES
-from rig import (FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE, MIB,
-                 data, fallocate, holes, put, wait_for)
+from files import (FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE, MIB,
+                   data, fallocate, holes, put)
+from rig import wait_for
 
 SIZE = 300 * 1024 + 7
 STATES = ["none", "migrated", "released", "restored"]
@@ -587,20 +588,3 @@ def test_changed_after_restore_is_migrated_anew(tier):
     assert path.read_bytes() == content
     assert content[:3] == b"new"
     wait_for(lambda: len(tier.objects()) == 1)
-
-
-def test_damaged_object(one):
-    """A checksum that doesn't fit: EIO and a word, never wrong contents."""
-    one.mount()
-    path = one.mnt / "f"
-    put(path, MIB)
-    one.release(path)
-    (copy,) = one.status(path)["copies"]
-    with open(copy["object"], "r+b") as f:
-        f.seek(5000)
-        f.write(b"flipped")
-    answer = one.ctl("restore", path)
-    assert answer.status == 1
-    assert answer.json[0]["result"] == "failed"
-    assert one.state(path) == "released"
-    assert copy["oid"] in one.log.read_text()

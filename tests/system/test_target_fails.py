@@ -10,7 +10,8 @@ import uuid
 
 import pytest
 
-from rig import MIB, binary, put, run, wait_for
+from files import MIB, put
+from rig import binary, run, wait_for
 
 NEW = {"offline": "is offline: ", "readonly": "can only be read: ",
        "full": "is full: ", "failing": "fails: "}

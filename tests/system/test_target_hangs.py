@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from rig import MIB, drop_caches, put, run, wait_for
+from files import MIB, put
+from rig import drop_caches, run, wait_for
 from test_target_fails import becomes, move_to, told
 
 READER = "import sys; open(sys.argv[1], 'rb', buffering=0).read(65536)"
