@@ -109,7 +109,7 @@ static void handle_add(struct fs_use *use)
 	struct tier_handles *handles;
 	bool first;
 	int id = 0;
-	bool damaged;
+	bool keep;
 
 	pthread_mutex_lock(&node->lock);
 	handles = tier_handles(node);
@@ -125,14 +125,15 @@ static void handle_add(struct fs_use *use)
 		id = 0;
 	}
 	fi->backing_id = handles->backing_id;
-	damaged = tier_damaged(node);
+	/* Each open in place counts, so its reads have to come here. */
+	keep = !fs->session_pt && tier_resident(node) && !tier_damaged(node);
 	pthread_mutex_unlock(&node->lock);
 	if (id)
 		fuse_passthrough_close(req, id);
 
 	fi->fh = (uint32_t)use->flags;
 	fi->noflush = 1;
-	fi->keep_cache = !fs->session_pt && !damaged;
+	fi->keep_cache = keep;
 	if (fi->backing_id && !use->is_create &&
 	    (use->flags & O_ACCMODE) == O_RDWR)
 		fuse_lowlevel_notify_inval_inode(fs->se, fs_ino(node), -1, 0);

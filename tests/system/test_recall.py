@@ -101,7 +101,7 @@ def test_metadata_does_not_wait(slow):
         time.sleep(0.5)
         start = time.monotonic()
         os.listdir(slow.mnt)
-        assert (slow.mnt / "cold0").stat().st_size == 8 * MIB
+        assert (slow.mnt / "cold5").stat().st_size == 8 * MIB
         put(slow.mnt / "new", 1000)
         os.rename(slow.mnt / "new", slow.mnt / "newer")
         assert (slow.mnt / "warm").read_bytes() == warm
