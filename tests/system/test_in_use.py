@@ -65,19 +65,26 @@ def test_mapping_outlives_its_handle(tier, state):
 
 
 def test_mapping_of_a_released_file(tier):
-    """A write through a mapping that a write-open restored."""
+    """What is written through it comes as writes, and so into the log: the file
+    is released all along, and refused only once there is a log to apply."""
     path = tier.mnt / "f"
     content = put(path, MIB)
     tier.release(path)
     address, size = mapped(path)
     try:
-        refused(tier, "release", path)
+        # Nothing to do, and nothing done that would lose what follows.
+        (result,) = tier.do("release", path)
+        assert result["result"] == "already"
+        assert tier.state(path) == "released"
         ctypes.memmove(address + size - 3, b"end", 3)
         assert libc.msync(address, size, 4) == 0
+        assert tier.state(path) == "dirty"
+        refused(tier, "release", path)
+        ctypes.memmove(address, b"begin", 5)
     finally:
         libc.munmap(address, size)
     tier.remount()
-    assert path.read_bytes() == content[:-3] + b"end"
+    assert path.read_bytes() == b"begin" + content[5:-3] + b"end"
 
 
 def test_mapping_for_reading(tier):
