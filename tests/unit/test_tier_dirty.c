@@ -22,20 +22,13 @@
 static char *model;
 static size_t model_size;
 
-/* Reading alone restores nothing: each test says when. */
-static void up(void)
-{
-	rig_up();
-	rig.config.restore_after = CONFIG_NEVER;
-	tier_retune(rig.tier, &rig.config);
-}
-
 static int setup(void **state)
 {
 	(void)state;
 	model = calloc(1, ROOM);
 	rig_make("/tmp/test_dirty");
-	up();
+	rig.config.restore_after = CONFIG_NEVER; /* by reads */
+	rig_up();
 	return 0;
 }
 
@@ -244,7 +237,7 @@ static void test_remount(void **state)
 	assert_int_equal(tier_getattr(rig.tier, node, &before, NULL), 0);
 	node_unref(node);
 	rig_down();
-	up();
+	rig_up();
 	assert_true(is_settled("r"));
 	node = look("r");
 	assert_int_equal(tier_getattr(rig.tier, node, &after, NULL), 0);
@@ -367,7 +360,7 @@ static void test_torn(void **state)
 	assert_int_equal(tier_getattr(rig.tier, node, &before, NULL), 0);
 	node_unref(node);
 	rig_down();
-	up();
+	rig_up();
 	fd = openat(rig.front->root_fd, "t", O_RDWR | O_APPEND);
 	assert_int_equal(write(fd, "LOGE and so on", 14), 14);
 	assert_int_equal(front_ea_get(rig.front, fd, &ea), 0);
@@ -407,7 +400,7 @@ static void test_damaged(void **state)
 	tier_close(rig.tier, node, O_RDWR);
 	node_unref(node);
 	rig_down();
-	up();
+	rig_up();
 	fd = openat(rig.front->root_fd, "d", O_RDWR);
 	assert_int_equal(pwrite(fd, "?", 1, 17), 1);
 	n = (int)pread(fd, buf, sizeof(buf), 0);
@@ -488,7 +481,7 @@ static void test_random(void **state)
 			if (rand_r(&seed) % 8 == 0) {
 				node_unref(node);
 				rig_down();
-				up();
+				rig_up();
 				node = look("z");
 			}
 			check(node);
