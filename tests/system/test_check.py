@@ -11,6 +11,7 @@ import time
 import pytest
 
 import rig as r
+from files import MIB, data, look, put
 
 BTIME = "trusted.tierfs.btime"
 
@@ -22,10 +23,10 @@ class Case:
         self.tier = tier
         tier.mount()
         for name in ("none", "migrated", "released", "restored"):
-            r.put(tier.mnt / name, 50000, name)
+            put(tier.mnt / name, 50000, name)
             tier.bring(tier.mnt / name, name)
         (tier.mnt / "dir").mkdir()
-        r.put(tier.mnt / "dir" / "deep", 3000, "deep")
+        put(tier.mnt / "dir" / "deep", 3000, "deep")
         tier.release(tier.mnt / "dir" / "deep")
 
     def object_of(self, name):
@@ -128,7 +129,7 @@ def test_missing_object_of_a_released_file(case):
 
 def test_missing_object_of_a_migrated_file(case):
     path = case.object_of("migrated")
-    before = r.look(case.tier.mnt / "migrated")
+    before = look(case.tier.mnt / "migrated")
     case.ready(lambda: os.unlink(path))
     found = case.one()
     assert (found["kind"], found["path"]) == ("missing-object",
@@ -141,8 +142,8 @@ def test_missing_object_of_a_migrated_file(case):
         case.tier.mount()
     file = case.tier.mnt / "migrated"
     assert case.tier.state(file) == "none"
-    assert r.look(file) == before
-    assert file.read_bytes() == r.data(50000, "migrated")
+    assert look(file) == before
+    assert file.read_bytes() == data(50000, "migrated")
     case.tier.release(file)
 
 
@@ -180,7 +181,7 @@ def test_leaked_object(case):
     assert (found["kind"], found["path"]) == ("leaked-object", "")
     assert found["object"] == str(where / oid[:2] / oid[2:])
     assert case.one("--repair")["repaired"]
-    assert (where / "lost+found" / oid).read_bytes() == r.data(
+    assert (where / "lost+found" / oid).read_bytes() == data(
         50000, "released")
     assert case.check() == []
 
@@ -188,7 +189,7 @@ def test_leaked_object(case):
 def test_leaked_object_says_whose_it_was(cold_case):
     """A stub that is removed beside the mount."""
     tier = cold_case.tier
-    r.put(tier.mnt / "large", 2 * r.MIB)
+    put(tier.mnt / "large", 2 * MIB)
     tier.release(tier.mnt / "large")
     ino = os.stat(tier.mnt / "large").st_ino
     path = cold_case.object_of("large")
@@ -322,12 +323,12 @@ def test_inode_numbers(case):
 def test_log(case, what):
     """Of what was written to a released file."""
     path = case.tier.mnt / "dirty"
-    r.put(path, 3 * r.MIB, "dirty")
+    put(path, 3 * MIB, "dirty")
     case.tier.release(path)
     with open(path, "r+b") as f:
-        f.seek(r.MIB)
+        f.seek(MIB)
         f.write(b"changed" * 1000)
-        f.truncate(2 * r.MIB)
+        f.truncate(2 * MIB)
     assert case.tier.state(path) == "dirty"
     copy = case.object_of("dirty")
 
@@ -363,7 +364,7 @@ def test_torn_log(cold_case):
     """What a crash left is the next mount's."""
     tier = cold_case.tier
     path = tier.mnt / "dirty"
-    r.put(path, 3 * r.MIB, "dirty")
+    put(path, 3 * MIB, "dirty")
     tier.release(path)
     with open(path, "r+b") as f:
         f.write(b"changed")
@@ -374,8 +375,8 @@ def test_torn_log(cold_case):
     assert cold_case.check("--verify", "--repair") == []
     tier.mount()
     assert cold_case.check("--verify", "--repair") == []
-    assert path.read_bytes()[:12] == b"changed" + r.data(
-        3 * r.MIB, "dirty")[7:12]
+    assert path.read_bytes()[:12] == b"changed" + data(
+        3 * MIB, "dirty")[7:12]
 
 
 def test_orphans(cold_case):
@@ -496,14 +497,14 @@ def test_under_load(cold_case):
                 i += 1
                 paths = [mine / f"{i}.{k}" for k in range(8)]
                 for path in paths:
-                    r.put(path, 5000)
+                    put(path, 5000)
                 tier.release(*paths[:6])
                 tier.do("restore", *paths[:3])
                 with open(paths[0], "r+b") as f:
                     f.write(b"new")
                 os.truncate(paths[4], 0)
                 large = mine / f"large{i}"
-                r.put(large, 1100000)
+                put(large, 1100000)
                 tier.release(large)
                 for k in range(5):  # to the log
                     with open(large, "r+b") as f:
@@ -537,9 +538,9 @@ def test_under_load(cold_case):
 def test_interrupted(cold_case):
     """Reading all objects can be stopped."""
     tier = cold_case.tier
-    r.put(tier.mnt / "large", 64 * r.MIB)
+    put(tier.mnt / "large", 64 * MIB)
     tier.release(tier.mnt / "large")
-    if not tier.target_disk.throttle(read_bps=4 * r.MIB):
+    if not tier.target_disk.throttle(read_bps=4 * MIB):
         pytest.skip("no throttling here")
     r.drop_caches()
     child = subprocess.Popen([r.binary("tierctl"), "check", "--verify",

@@ -6,26 +6,27 @@ import subprocess
 import time
 
 import rig as r
+from files import GIB, MIB, data, look, look_all, put
 
 NAMES = ("none", "migrated", "released", "restored")
 
 
 def fill(tier, size=50000):
     for name in NAMES:
-        r.put(tier.mnt / name, size, name)
+        put(tier.mnt / name, size, name)
         tier.bring(tier.mnt / name, name)
-    r.put(tier.mnt / "dirty", 2 * r.MIB, "dirty")
+    put(tier.mnt / "dirty", 2 * MIB, "dirty")
     tier.release(tier.mnt / "dirty")
     with open(tier.mnt / "dirty", "r+b") as f:
         f.write(b"changed")
     assert tier.state(tier.mnt / "dirty") == "dirty"
     sub = tier.mnt / "dir" / "deep"
     sub.mkdir(parents=True)
-    r.put(sub / "a", 100, "a")
+    put(sub / "a", 100, "a")
     os.link(sub / "a", tier.mnt / "dir" / "b")
     with open(sub / "sparse", "wb") as f:
-        f.truncate(10 * r.MIB)
-        f.seek(5 * r.MIB)
+        f.truncate(10 * MIB)
+        f.seek(5 * MIB)
         f.write(b"x")
     os.setxattr(sub / "a", "user.mine", b"kept")
     tier.release(tier.mnt / "dir")
@@ -39,27 +40,27 @@ def is_plain(tier, before):
     for name, was in before.items():
         path = os.path.join(os.fsencode(tier.front), os.fsencode(name))
         assert not [n for n in os.listxattr(path) if "tierfs" in n], path
-        now = r.look(path)
+        now = look(path)
         for volatile in ("st_ino", "st_ctime_ns", "st_blocks", "st_blksize"):
             now.pop(volatile, None)
             was.pop(volatile, None)
         if name != b"." and name != ".":
             assert now == was, path
     for name in NAMES:
-        assert (tier.front / name).read_bytes() == r.data(50000, name)
+        assert (tier.front / name).read_bytes() == data(50000, name)
     assert (tier.front / "dirty").read_bytes() == (
-        b"changed" + r.data(2 * r.MIB, "dirty")[7:])
+        b"changed" + data(2 * MIB, "dirty")[7:])
     assert os.listxattr(tier.front / "dir/deep/a") == ["user.mine"]
 
 
 def test_drain(tier):
     fill(tier)
-    before = r.look_all(tier.mnt)
+    before = look_all(tier.mnt)
     held = os.open(tier.mnt / "released", os.O_RDONLY)
     done = tier.do("--mount", tier.mnt, "drain")
     assert {o["path"] for o in done if o["result"] == "done"} >= {
         str(tier.mnt / "released"), str(tier.mnt / "dir/deep/sparse")}
-    assert os.read(held, 9) == r.data(50000, "released")[:9]
+    assert os.read(held, 9) == data(50000, "released")[:9]
     os.close(held)
     assert tier.objects() == []
     states = tier.mount_status()["states"]
@@ -82,12 +83,12 @@ def test_drain(tier):
 
 def test_no_room(one):
     """Refused before it starts; sparse files need less."""
-    disk = one.rig.disk("small-front", "ext4", 96 * r.MIB)
+    disk = one.rig.disk("small-front", "ext4", 96 * MIB)
     tier = one.rig.tier("ext4", front=disk)
     try:
         tier.mount()
         for i in range(3):
-            r.put(tier.mnt / f"f{i}", 30 * r.MIB, i)
+            put(tier.mnt / f"f{i}", 30 * MIB, i)
             tier.release(tier.mnt / f"f{i}")
         answer = tier.ctl("--mount", tier.mnt, "drain")
         assert answer.status == 1
@@ -98,11 +99,11 @@ def test_no_room(one):
         os.unlink(tier.mnt / "f0")
         os.unlink(tier.mnt / "f1")
         with open(tier.mnt / "sparse", "wb") as f:
-            f.truncate(r.GIB)
+            f.truncate(GIB)
             f.write(b"x")
         tier.release(tier.mnt / "sparse")
         tier.do("--mount", tier.mnt, "drain")
-        assert (tier.mnt / "f2").read_bytes() == r.data(30 * r.MIB, 2)
+        assert (tier.mnt / "f2").read_bytes() == data(30 * MIB, 2)
     finally:
         tier.close()
         one.rig.drop(disk)
@@ -112,9 +113,9 @@ def test_interrupted_and_killed(one):
     """It goes on where it was stopped."""
     one.mount()
     for i in range(12):
-        r.put(one.mnt / f"f{i}", 4 * r.MIB, i)
+        put(one.mnt / f"f{i}", 4 * MIB, i)
     one.release(one.mnt)
-    slow = one.target_disk.throttle(read_bps=16 * r.MIB)
+    slow = one.target_disk.throttle(read_bps=16 * MIB)
     r.drop_caches()
     drain = [r.binary("tierctl"), "drain", "--mount", one.mnt]
 
@@ -129,7 +130,7 @@ def test_interrupted_and_killed(one):
         assert child.returncode == 1 and b"interrupted" in err
         assert 0 < released() < 12
     # Stopped, it is a tier as any.
-    r.put(one.mnt / "new", 5000)
+    put(one.mnt / "new", 5000)
     one.release(one.mnt / "new")
     child = subprocess.Popen(drain, stderr=subprocess.DEVNULL)
     time.sleep(0.3)
@@ -141,7 +142,7 @@ def test_interrupted_and_killed(one):
     one.do("--mount", one.mnt, "drain")
     assert one.objects() == []
     for i in range(12):
-        assert (one.mnt / f"f{i}").read_bytes() == r.data(4 * r.MIB, i)
+        assert (one.mnt / f"f{i}").read_bytes() == data(4 * MIB, i)
     one.umount()
     assert [n for n in os.listdir(one.front) if os.listxattr(
         one.front / n)] == []
@@ -150,7 +151,7 @@ def test_interrupted_and_killed(one):
 def test_target_is_gone(one):
     """What can't be restored is said, and nothing of it is touched."""
     one.mount()
-    r.put(one.mnt / "f", 5000)
+    put(one.mnt / "f", 5000)
     one.release(one.mnt / "f")
     where, away = one.target / one.name, one.target / "away"
     where.rename(away)
