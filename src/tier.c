@@ -59,22 +59,27 @@ const char *tier_ea_why(int err)
 	}
 }
 
-/* By name and inode: its path would take the lock that is held. Once a second
- * is enough, for a tree of such files as well. */
-void tier_report_bad(struct tier *tier, struct node *node, int fd,
-		     const char *why)
+/* By name and inode: its path would take the lock that is held. */
+void tier_report_bad(struct node *node, int fd, const char *why)
 {
 	struct stat st = {0};
-	int64_t now = monotonic_ns();
-	int64_t last = atomic_load(&tier->bad_ea_told);
 
-	if ((last && now - last < NSEC_PER_SEC) ||
-	    !atomic_compare_exchange_strong(&tier->bad_ea_told, &last, now))
-		return;
 	(void)fstatat(fd, "", &st, AT_EMPTY_PATH);
 	log_error("%s (inode %llu of the front): %s; the file is left alone",
 		  node->name ? node->name : "(no name)",
 		  (unsigned long long)st.st_ino, why);
+}
+
+/* Each use of the file comes here again, so that once a second is enough, for
+ * a tree of such files as well. */
+static void report_bad_ea(struct tier *tier, struct node *node, int fd, int err)
+{
+	int64_t now = monotonic_ns();
+	int64_t last = atomic_load(&tier->bad_ea_told);
+
+	if ((!last || now - last >= NSEC_PER_SEC) &&
+	    atomic_compare_exchange_strong(&tier->bad_ea_told, &last, now))
+		tier_report_bad(node, fd, tier_ea_why(err));
 }
 
 static int file_load(struct tier *tier, struct tier_file *file)
@@ -97,7 +102,7 @@ static int file_load(struct tier *tier, struct tier_file *file)
 		file->ea.ncopies = 0;
 	}
 	if (ret)
-		tier_report_bad(tier, node, fd.fd, tier_ea_why(ret));
+		report_bad_ea(tier, node, fd.fd, ret);
 	/* A crash came while it was written: the log knows its size. */
 	if (!ret && file->ea.flags & TIERFS_EA_F_LOGGING) {
 		ret = tier_dirty_load(file);

@@ -188,7 +188,8 @@ int tier_dirty_load(struct tier_file *file)
 	if (!ret)
 		ret = delta_load(log_fd(file), &base, !logging, &file->delta);
 	if (ret == -EBADMSG || ret == -EPROTONOSUPPORT) {
-		tier_report_bad(file->tier, file->node, log_fd(file),
+		/* Only now: log_err answers from here on. */
+		tier_report_bad(file->node, log_fd(file),
 				ret == -EBADMSG
 					? "its log of writes is damaged"
 					: "its log of writes is of a newer "

@@ -228,8 +228,7 @@ int tier_ea_set(struct tier_file *file, struct spill_ea *ea, bool hide);
 /* The file's state as users see it: suspect and stale ones are none. */
 enum spill_state tier_file_state(const struct tier_file *file);
 /* Says why the file behind fd cannot be used. */
-void tier_report_bad(struct tier *tier, struct node *node, int fd,
-		     const char *why);
+void tier_report_bad(struct node *node, int fd, const char *why);
 
 /* -- tier_count.c ------------------------------------------------------- */
 
