@@ -98,6 +98,7 @@ class Disk:
 
     def __init__(self, rig, name, fs, size, options=()):
         self.rig, self.name, self.fs = rig, name, fs
+        self.made_as = fs, size, options
         self.image = rig.dir / f"{name}.img"
         self.path = rig.dir / name
         self.path.mkdir()
@@ -459,9 +460,11 @@ class Rig:
                     "TSAN_OPTIONS": "second_deadlock_stack=1"}
 
     def disk(self, name, fs, size, options=()):
-        """The disk of that name, made at its first use."""
+        """The disk of that name, made at its first use. Who uses it later, in any
+        order, must mean the same one."""
         if name not in self.disks:
             self.disks[name] = Disk(self, name, fs, size, options)
+        assert self.disks[name].made_as == (fs, size, options), name
         return self.disks[name]
 
     def drop(self, disk):

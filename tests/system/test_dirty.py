@@ -277,7 +277,7 @@ def test_cut_to_nothing(small):
 def test_no_space(rig, one):
     """A full front gives ENOSPC; what was written before is there, also after
     a kill, and with room it goes on."""
-    disk = rig.disk("small-front", "ext4", 32 * MIB)
+    disk = rig.disk("dirty-front", "ext4", 32 * MIB)
     one.front.rmdir()
     one.front = disk.path / one.name
     one.front.mkdir()

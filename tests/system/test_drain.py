@@ -83,7 +83,7 @@ def test_drain(tier):
 
 def test_no_room(one):
     """Refused before it starts; sparse files need less."""
-    disk = one.rig.disk("small-front", "ext4", 96 * MIB)
+    disk = one.rig.disk("drain-front", "ext4", 96 * MIB)
     tier = one.rig.tier("ext4", front=disk)
     try:
         tier.mount()
