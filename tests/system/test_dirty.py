@@ -232,7 +232,7 @@ def test_past_a_limit(rig, slow, limit):
     try:
         tier.mount("restore_below=0", limit)
         both = released(tier, "f", 6 * MIB)
-        slow.throttle(read_bps=4 * MIB)
+        slow.throttle(read_bps=MIB)
         dice, longest, count = random.Random(1), 0, 0
         with open(both.path, "r+b", buffering=0) as f:
             until = time.monotonic() + 60
@@ -248,8 +248,9 @@ def test_past_a_limit(rig, slow, limit):
             assert tier.state(both.path) == "none"
             both.write(dice.randrange(6 * MIB), b"after", f.fileno())
         print(f"{count} writes, 10 in at most {longest * 1000:.0f} ms")
-        # The restore takes longer than a second.
-        assert longest < 1 * float(os.environ.get("TIERFS_TEST_PATIENCE", "1"))
+        # The restore takes six seconds. The end of it, when the front is
+        # synced, may be waited for where the machine is busy.
+        assert longest < 4
         both.check()
         wait_for(lambda: not tier.objects())
     finally:
