@@ -437,18 +437,20 @@ static void report(struct restore *r, int err)
 	}
 }
 
-/* Cut off or unlinked meanwhile: its object may be gone, and nobody wants it. */
+/* The object is gone because the file was cut off or unlinked meanwhile. */
 static bool is_pointless(struct restore *r)
 {
 	enum spill_state state;
 
+	if (r->err != -ENOENT)
+		return false;
 	return atomic_load(&r->node->flags) & NODE_UNLINKED ||
 	       (!tier_state(r->tier, r->node, &state) && !tier_is_stub(state));
 }
 
 static void end(struct restore *r)
 {
-	int err = r->err && is_pointless(r) ? -ECANCELED : r->err;
+	int err = is_pointless(r) ? -ECANCELED : r->err;
 
 	tier_done_after_sync(r->tier, r->move->intent);
 	report(r, err);
