@@ -188,6 +188,7 @@ struct tier_src {
 	struct cds_list_head flying; /* reads under way */
 	/* The ring thread's alone, but for held, which is under lock. */
 	struct cds_list_head held; /* reads done before their turn */
+	struct cds_list_head kept; /* copies of what went on before it */
 	struct XXH3_state_s *hash;
 	uint64_t hashed;	/* up to here, in order */
 	uint64_t seen;		/* bytes, in any order */
@@ -299,6 +300,8 @@ void tier_dirty_restored(struct tier_file *file, int err);
  * will when its turn comes. */
 void tier_verify_begin(struct tier_read *read);
 void tier_verify_done(struct tier_read *read, int64_t res);
+/* Frees what src has for it, with the last reference. */
+void tier_verify_end(struct tier_src *src);
 /* There is no such object. */
 void tier_verify_missing(struct tier_read *read);
 /* The file's object is what ("missing", ...): marks it and says so; no lock

@@ -18,7 +18,6 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #include "cleanup.h"
 #include "tier_impl.h"
@@ -36,6 +35,7 @@ struct tier_src *tier_src_local(struct tier *tier)
 	CDS_INIT_LIST_HEAD(&src->reads);
 	CDS_INIT_LIST_HEAD(&src->flying);
 	CDS_INIT_LIST_HEAD(&src->held);
+	CDS_INIT_LIST_HEAD(&src->kept);
 	pthread_mutex_init(&src->lock, NULL);
 	return src;
 }
@@ -82,8 +82,7 @@ void tier_src_put(struct tier_src *src)
 		target_object_close_async(src->object);
 	if (src->is_stale)
 		tier_stale_add(src->tier, &src->stale);
-	if (src->hash)
-		XXH3_freeState(src->hash);
+	tier_verify_end(src);
 	pthread_mutex_destroy(&src->lock);
 	free(src);
 }

@@ -12,8 +12,11 @@
  * which complete in any order. So one that completes before its predecessors is
  * held back until these have, as long as an unbroken row of requests under way
  * or held back leads to it from where the hash is; without such a row nobody
- * knows when its turn would come, and it goes on unhashed. A reader who begins
- * elsewhere is therefore never held up by another's place.
+ * knows when its turn would come, and it goes on. A reader who begins elsewhere
+ * is therefore never held up by another's place. But the one thread of ours that
+ * lost the CPU before it could begin its read is no reason to miss a whole
+ * object's damage: of what goes on not far ahead of the hash a copy is kept for
+ * it.
  *
  * Who reads in another order has no such row. Once as much as the whole was
  * read (parts may have been read twice: then it is too early, which does no
@@ -43,6 +46,20 @@
 
 #define AGAIN_NS (10 * NSEC_PER_SEC)
 #define REST	 20 /* times what the last check took */
+
+/* Read-ahead is 128 KiB unless somebody set another one, and a few requests of
+ * it are under way at a time. */
+#define KEEP_AHEAD (4 << 20)
+#define KEEP_ALL   (64 << 20) /* bytes of memory, for all files together */
+
+/* What was read ahead of the hash. */
+struct kept {
+	struct cds_list_head link;
+	uint64_t off, end;
+	unsigned char data[];
+};
+
+static _Atomic(uint64_t) kept_bytes;
 
 struct check {
 	struct mover_job job;
@@ -265,6 +282,16 @@ static const struct tier_read *covers(const struct cds_list_head *list,
 	return NULL;
 }
 
+static const struct kept *kept_at(const struct tier_src *src, uint64_t pos)
+{
+	const struct kept *kept;
+
+	cds_list_for_each_entry (kept, &src->kept, link)
+		if (kept->off <= pos && pos < kept->end)
+			return kept;
+	return NULL;
+}
+
 /* Does an unbroken row lead to it from where the hash is? src->lock held. */
 static bool has_turn(const struct tier_src *src, const struct tier_read *read)
 {
@@ -272,28 +299,67 @@ static bool has_turn(const struct tier_src *src, const struct tier_read *read)
 
 	while (pos < read->obj_off) {
 		const struct tier_read *next = covers(&src->flying, pos);
+		const struct kept *kept = kept_at(src, pos);
 
 		if (!next)
 			next = covers(&src->held, pos);
-		if (!next)
+		if (!next && !kept)
 			return false;
-		pos = end_of(next);
+		pos = next ? end_of(next) : kept->end;
 	}
 	return true;
 }
 
-/* Takes in what read has of the bytes that are next. src->lock is dropped for
- * that: the hash is the ring thread's. */
-static void hash_read(struct tier_src *src, struct tier_read *read)
+static void kept_free(struct kept *kept)
 {
-	uint64_t from = src->hashed, end = end_of(read);
+	cds_list_del(&kept->link);
+	atomic_fetch_sub(&kept_bytes, kept->end - kept->off);
+	free(kept);
+}
+
+void tier_verify_end(struct tier_src *src)
+{
+	struct kept *kept, *next;
+
+	cds_list_for_each_entry_safe (kept, next, &src->kept, link)
+		kept_free(kept);
+	if (src->hash)
+		XXH3_freeState(src->hash);
+}
+
+/* It goes on, but its bytes are not far ahead. Without the memory, the hash
+ * stops here. */
+static void keep(struct tier_src *src, const struct tier_read *read)
+{
+	uint64_t size = expected(read);
+	struct kept *kept;
+
+	if (read->obj_off > src->hashed + KEEP_AHEAD ||
+	    kept_at(src, read->obj_off))
+		return;
+	if (atomic_fetch_add(&kept_bytes, size) + size > KEEP_ALL ||
+	    !(kept = malloc(sizeof(*kept) + size))) {
+		atomic_fetch_sub(&kept_bytes, size);
+		return;
+	}
+	kept->off = read->obj_off;
+	kept->end = read->obj_off + size;
+	memcpy(kept->data, read->obj_buf, size);
+	cds_list_add_tail(&kept->link, &src->kept);
+}
+
+/* Takes in what is next, of data that begin at off. src->lock is dropped for
+ * that: the hash is the ring thread's. */
+static void hash_next(struct tier_src *src, const unsigned char *data,
+		      uint64_t off, uint64_t end)
+{
+	uint64_t from = src->hashed;
 	XXH128_hash_t hash;
 
 	pthread_mutex_unlock(&src->lock);
 	if (from == 0)
 		XXH3_128bits_reset(src->hash);
-	XXH3_128bits_update(src->hash, read->obj_buf + (from - read->obj_off),
-			    end - from);
+	XXH3_128bits_update(src->hash, data + (from - off), end - from);
 	if (end == src->size) {
 		hash = XXH3_128bits_digest(src->hash);
 		if (hash.low64 != src->sum.low || hash.high64 != src->sum.high)
@@ -303,6 +369,27 @@ static void hash_read(struct tier_src *src, struct tier_read *read)
 	}
 	pthread_mutex_lock(&src->lock);
 	src->hashed = end;
+}
+
+/* src->lock held. */
+static void hash_kept(struct tier_src *src)
+{
+	struct kept *kept, *next;
+	bool more;
+
+	do {
+		more = false;
+		cds_list_for_each_entry_safe (kept, next, &src->kept, link) {
+			if (kept->off > src->hashed)
+				continue;
+			if (kept->end > src->hashed) {
+				hash_next(src, kept->data, kept->off,
+					  kept->end);
+				more = true;
+			}
+			kept_free(kept);
+		}
+	} while (more);
 }
 
 /* The next that can go on; moves it from held to out. src->lock held. */
@@ -315,15 +402,28 @@ static bool next_out(struct tier_src *src, struct cds_list_head *out)
 			    atomic_load(&src->damaged);
 
 		if (!done && read->obj_off <= src->hashed) {
-			hash_read(src, read);
+			hash_next(src, (const void *)read->obj_buf,
+				  read->obj_off, end_of(read));
+			hash_kept(src);
 			done = true;
 		}
-		if (done || !has_turn(src, read)) {
+		if (!done && !has_turn(src, read)) {
+			keep(src, read);
+			done = true;
+		}
+		if (done) {
 			cds_list_move(&read->link, out->prev);
 			return true;
 		}
 	}
 	return false;
+}
+
+/* As much as there is was read, but not in order. */
+static bool seen_all(struct tier_src *src, int64_t n)
+{
+	src->seen += n > 0 ? n : 0;
+	return src->seen >= src->size && src->hashed < src->size;
 }
 
 static void check_src(struct tier_src *src, struct node *node, bool suspect)
@@ -341,13 +441,6 @@ static void check_src(struct tier_src *src, struct node *node, bool suspect)
 void tier_verify_missing(struct tier_read *read)
 {
 	check_src(read->src, read->node, true);
-}
-
-/* As much as there is was read, but not in order. */
-static bool seen_all(struct tier_src *src, int64_t n)
-{
-	src->seen += n > 0 ? n : 0;
-	return src->seen >= src->size && src->hashed < src->size;
 }
 
 void tier_verify_done(struct tier_read *read, int64_t res)
