@@ -149,6 +149,18 @@ class Disk:
         return int(Path("/sys/block", os.path.basename(self.loop),
                         "stat").read_text(encoding="ascii").split()[field])
 
+    def untouched_by(self, what):
+        """What what() does causes no I/O. A flush of the disk may be
+        another's sync(2), but not each time."""
+        for _ in range(5):
+            drop_caches()
+            ios, sectors = self.ios(), self.sectors()
+            what()
+            assert self.sectors() == sectors
+            if self.ios() == ios:
+                return
+        assert self.ios() == ios
+
     def settle(self):
         """Everything written back, so that what is counted next is caused."""
         fd = os.open(self.path, os.O_RDONLY)
