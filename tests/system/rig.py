@@ -152,8 +152,9 @@ class Disk:
     def untouched_by(self, what):
         """What what() does causes no I/O. A flush of the disk may be
         another's sync(2), but not each time."""
-        for _ in range(5):
-            drop_caches()
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            forget_caches()
             ios, sectors = self.ios(), self.sectors()
             what()
             assert self.sectors() == sectors
@@ -229,6 +230,11 @@ class Disk:
 
 def drop_caches():
     os.sync()
+    forget_caches()
+
+
+def forget_caches():
+    """What is clean."""
     Path("/proc/sys/vm/drop_caches").write_text("3", encoding="ascii")
 
 
