@@ -235,6 +235,9 @@ bool pipe_next_data(struct pipe *pipe, uint64_t pos, uint64_t *ret_off,
 	}
 	if ((uint64_t)data >= pipe->size)
 		return false;
+	/* Punched between the two calls, or not there any more because a page
+	 * of zeros was written back: it can be read all the same. */
+	hole = max_t(int64_t, hole, data + 1);
 	data -= data % TARGET_ALIGN;
 	*ret_off = max_t(uint64_t, data, pos);
 	*ret_end = min_t(uint64_t, round_up(hole), round_up(pipe->size));

@@ -129,6 +129,51 @@ static void test_huge_sparse(void **state)
 	close(fd);
 }
 
+struct puncher {
+	int fd;
+	_Atomic(bool) stop;
+};
+
+static void *punch_and_write(void *arg)
+{
+	struct puncher *p = arg;
+	char block[4096] = "x";
+
+	while (!atomic_load(&p->stop)) {
+		fallocate(p->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+			  65536, 4096);
+		pwrite(p->fd, block, sizeof(block), 65536);
+	}
+	return NULL;
+}
+
+/* Where the data are is asked in two steps, and the file may change between
+ * them: the copy is nobody's then, but it must end. */
+static void test_punched(void **state)
+{
+	struct puncher p = {.fd = tmpfile_at(dir)};
+	static const uint64_t sizes[] = {131072, 2 * CHUNK};
+	struct copy_ctl ctl = {0};
+	pthread_t thread;
+
+	for (size_t i = 0; i < ARRAY_SIZE(sizes); i++) {
+		assert_int_equal(ftruncate(p.fd, sizes[i]), 0);
+		atomic_store(&p.stop, false);
+		assert_int_equal(
+			pthread_create(&thread, NULL, punch_and_write, &p), 0);
+		for (int n = 0; n < 1000; n++) {
+			struct copy_out f = to_copy(p.fd, sizes[i], &ctl);
+
+			copy_out(&env, target, &f, 1);
+			assert_int_equal(f.err, 0);
+			assert_int_equal(target_delete(target, f.oid), 0);
+		}
+		atomic_store(&p.stop, true);
+		pthread_join(thread, NULL);
+	}
+	close(p.fd);
+}
+
 static void *unleash(void *arg)
 {
 	struct later *l = arg;
@@ -218,6 +263,7 @@ int main(void)
 		cmocka_unit_test(test_sizes),
 		cmocka_unit_test(test_alone),
 		cmocka_unit_test(test_holes),
+		cmocka_unit_test(test_punched),
 		cmocka_unit_test(test_huge_sparse),
 		cmocka_unit_test(test_limit),
 		cmocka_unit_test(test_threads),
