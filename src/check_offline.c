@@ -143,6 +143,8 @@ static void open_journal(struct check_offline *o)
 {
 	if (faccessat(o->front->meta_fd, "journal.db", F_OK, 0) < 0)
 		return;
+	if (o->front->took_over)
+		journal_ignore_locks();
 	if (journal_open(o->front->meta_fd, &o->journal, &o->journal_why))
 		o->journal = NULL;
 	if (!o->journal && !o->journal_why)
