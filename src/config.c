@@ -17,6 +17,7 @@
 
 #include "cleanup.h"
 #include "config_parse.h"
+#include "policy_rule_impl.h"
 #include "util.h"
 
 #ifndef TIERFS_CONFIG_DIR
@@ -66,6 +67,8 @@ void config_free(struct config *cfg)
 	free(cfg->mountpoint);
 	free(cfg->file);
 	free(cfg->fuse_opts);
+	policy_rules_unref(cfg->rules);
+	policy_rule_set_unref(cfg->rule_set);
 	for (i = 0; cfg->remount && cfg->remount[i]; i++)
 		free(cfg->remount[i]);
 	free(cfg->remount);
@@ -348,6 +351,12 @@ int config_check_values(const struct config *cfg, char **ret_why)
 				"options low=%g, high=%g: low is not below "
 				"high",
 				cfg->low, cfg->high);
+	if (cfg->strategy == STRATEGY_HEAT && cfg->promote &&
+	    cfg->promote <= cfg->cold)
+		return fail_why(ret_why, -EINVAL,
+				"options cold=%g, promote=%g: promote is not "
+				"above cold",
+				cfg->cold, cfg->promote);
 	return 0;
 }
 
@@ -362,6 +371,8 @@ static int check(struct config *cfg, char **ret_why)
 				"%s/%s.conf",
 				TIERFS_CONFIG_DIR, cfg->name);
 	err = config_check_values(cfg, ret_why);
+	if (!err)
+		err = config_make_rules(cfg, ret_why);
 	return err ? err : config_check_paths(cfg, ret_why);
 }
 

@@ -13,6 +13,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "policy_rule.h"
+#include "policy_window.h"
 #include "tierfs/format.h"
 
 enum config_passthrough {
@@ -48,6 +50,23 @@ struct config {
 	uint64_t recall_timeout_ns; /* 0: none */
 	uint64_t bwlimit;	    /* bytes a second, 0: none */
 
+	enum policy_strategy strategy;
+	uint64_t half_life_ns; /* > 0 */
+	double cold;	       /* heat: below it migrates, > 0 */
+	double promote;	       /* heat: a released file that is at least so hot
+				* is restored; 0: none */
+	struct policy_windows background;
+	uint64_t restore_budget; /* bytes a day by reads; 0: no limit */
+	/* Room kept for restores: per cent of the front, or bytes. One is 0. */
+	double reserve_percent;
+	uint64_t reserve_bytes;
+	double breaker;	    /* per cent of failures that stop; 0: none do */
+	uint32_t walk_rate; /* directory entries a second; 0: no limit */
+	struct policy_rules *rules; /* never NULL when it was parsed */
+	/* What they are made of, or NULL; for config*.c. */
+	struct policy_rule_set *rule_set;
+	unsigned int rule_keys; /* that were seen in this rule, while parsing */
+
 	bool foreground, debug;
 	bool ro, noatime;
 	bool io_uring;
@@ -80,6 +99,7 @@ int config_remount(const struct config *cfg, char *const *options,
 int config_parse_size(const char *text, uint64_t *ret);
 int config_parse_time(const char *text, uint64_t *ret_ns);
 int config_parse_percent(const char *text, double *ret);
+int config_parse_number(const char *text, double *ret); /* "0.5" */
 
 /* Can name be a file system's or target's name: 1 to 63 of [A-Za-z0-9._-],
  * not starting with '.' or '-'. */

@@ -19,8 +19,15 @@
 
 #define LINE_MAX_LEN 8192 /* a path of PATH_MAX fits */
 
+/* Beside [tierfs]. */
+static const struct config_section *const sections[] = {
+	&config_rule_section,
+};
+
 struct reader {
 	struct config *cfg;
+	bool in_tierfs;
+	const struct config_section *section; /* else; NULL: none yet */
 	const char *path;
 	FILE *in;
 	unsigned int line;
@@ -35,17 +42,63 @@ static void fclosep(FILE **f)
 		fclose(*f);
 }
 
-/* A section's name as it stands between the brackets. Rules come here. */
+/* Only a comment may stand behind the bracket. */
+static bool ends_well(const char *text)
+{
+	text += strspn(text, " \t\r\n");
+	return !*text || *text == '#' || *text == ';';
+}
+
+static void leave_section(struct reader *reader)
+{
+	const struct config_section *section = reader->section;
+
+	reader->section = NULL;
+	reader->in_tierfs = false;
+	if (!reader->err && section && section->end)
+		reader->err = section->end(reader->cfg, reader->ret_why);
+}
+
+static const struct config_section *find_section(const char *kind)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(sections); i++)
+		if (!strcmp(sections[i]->kind, kind))
+			return sections[i];
+	return NULL;
+}
+
+/* line is at the '['. */
 static void enter_section(struct reader *reader, const char *line)
 {
-	const char *end = strchr(line, ']');
+	const struct config_origin from = {reader->path, reader->line};
+	size_t len = strcspn(line, "]\r\n");
+	_cleanup_free_ char *kind = strndup(line + 1, len - 1);
+	char *name;
 
-	if (end && end - line == 7 && !memcmp(line, "[tierfs", 7))
+	leave_section(reader);
+	if (reader->err)
 		return;
-	reader->err = fail_why(
-		reader->ret_why, -EINVAL, "%s:%u: %.*s: unknown section",
-		reader->path, reader->line,
-		end ? (int)(end - line + 1) : (int)strcspn(line, "\r\n"), line);
+	if (!kind) {
+		reader->err = -ENOMEM;
+		return;
+	}
+	name = kind + strcspn(kind, " \t");
+	if (*name) {
+		*name++ = '\0';
+		name += strspn(name, " \t");
+	}
+	if (line[len] == ']' && ends_well(line + len + 1)) {
+		reader->in_tierfs = !strcmp(kind, "tierfs") && !*name;
+		reader->section = find_section(kind);
+	}
+	if (reader->section)
+		reader->err = reader->section->begin(reader->cfg, name, &from,
+						     reader->ret_why);
+	else if (!reader->in_tierfs)
+		reader->err = fail_why(reader->ret_why, -EINVAL,
+				       "%s:%u: %.*s: unknown section",
+				       reader->path, reader->line,
+				       (int)strcspn(line, "\r\n"), line);
 }
 
 static char *read_line(char *buf, int size, void *stream)
@@ -68,29 +121,40 @@ static char *read_line(char *buf, int size, void *stream)
 	return reader->err ? NULL : buf;
 }
 
+static void handle_option(struct reader *reader, const char *key,
+			  const char *value, const struct config_origin *from)
+{
+	int number = config_option_number(key);
+	uint64_t bit = number < 0 ? 0 : UINT64_C(1) << number;
+
+	if ((reader->seen & bit) && !config_option_repeats(key))
+		reader->err = fail_why(reader->ret_why, -EINVAL,
+				       "%s:%u: %s=%s: given twice",
+				       reader->path, reader->line, key, value);
+	else
+		reader->err = config_set(reader->cfg, key, value, from,
+					 reader->ret_why);
+	reader->seen |= bit;
+}
+
 static int handle(void *user, const char *section, const char *key,
 		  const char *value)
 {
 	struct reader *reader = user;
 	struct config_origin from = {reader->path, reader->line};
-	int number = config_option_number(key);
-	uint64_t bit = number < 0 ? 0 : UINT64_C(1) << number;
 
 	if (reader->err)
 		return 0;
-	if (!*section)
+	if (reader->in_tierfs)
+		handle_option(reader, key, value, &from);
+	else if (reader->section)
+		reader->err = reader->section->set(reader->cfg, key, value,
+						   &from, reader->ret_why);
+	else
 		reader->err = fail_why(reader->ret_why, -EINVAL,
 				       "%s:%u: %s=%s: before any section; "
 				       "[tierfs] must come first",
 				       reader->path, reader->line, key, value);
-	else if ((reader->seen & bit) && !config_option_repeats(key))
-		reader->err = fail_why(reader->ret_why, -EINVAL,
-				       "%s:%u: %s=%s: given twice",
-				       reader->path, reader->line, key, value);
-	else
-		reader->err = config_set(reader->cfg, key, value, &from,
-					 reader->ret_why);
-	reader->seen |= bit;
 	return reader->err == 0;
 }
 
@@ -110,6 +174,8 @@ int config_read_file(struct config *cfg, const char *path, char **ret_why)
 	ini_allow_multiline = false; /* an indented line is a line */
 	ini_max_line = LINE_MAX_LEN;
 	line = ini_parse_stream(read_line, &reader, handle, &reader);
+	if (line == 0)
+		leave_section(&reader);
 	if (reader.err)
 		return reader.err;
 	if (ferror(in))

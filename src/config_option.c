@@ -3,7 +3,7 @@
  * The table of options. It parses, it sets the defaults and it is what --help
  * prints, so that these cannot differ.
  */
-#include "config_parse.h"
+#include "config_setter.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -27,341 +27,201 @@ struct option {
 	bool changes; /* by -o remount */
 };
 
-static const char no_memory[] = "out of memory";
-
-static const char *set_size(void *field, const char *value)
-{
-	int err = config_parse_size(value, field);
-
-	return err == -ERANGE ? "too big"
-	       : err	      ? "not a size, such as 10M, 1.5G or 4KiB"
-			      : NULL;
-}
-
-static const char *set_time(void *field, const char *value)
-{
-	int err = config_parse_time(value, field);
-
-	return err == -ERANGE ? "too long"
-	       : err	      ? "not a time, such as 90s, 15m, 1d or 2w"
-			      : NULL;
-}
-
-static const char *set_timeout(void *field, const char *value)
-{
-	return set_time(field, strcmp(value, "none") ? value : "0");
-}
-
-static const char *set_rate(void *field, const char *value)
-{
-	size_t len = strlen(value);
-	char buf[64];
-	int err;
-
-	if (!strcmp(value, "none"))
-		value = "0";
-	else if (len > 2 && len < sizeof(buf) &&
-		 !strcmp(value + len - 2, "/s")) {
-		memcpy(buf, value, len - 2);
-		buf[len - 2] = '\0';
-		value = buf;
-	}
-	err = config_parse_size(value, field);
-	return err == -ERANGE ? "too big"
-	       : err	      ? "not a rate, such as 50M (a second) or none"
-			      : NULL;
-}
-
-static const char *set_percent(void *field, const char *value)
-{
-	return config_parse_percent(value, field) ? "not a per cent, 0 to 100"
-						  : NULL;
-}
-
-/* A decimal number below UINT32_MAX, which is CONFIG_NEVER. */
-static bool parse_count(const char *value, uint32_t *ret)
-{
-	size_t len = strlen(value);
-	unsigned long long n;
-
-	if (!len || len > 10 || strspn(value, "0123456789") != len)
-		return false;
-	n = strtoull(value, NULL, 10);
-	if (n >= UINT32_MAX)
-		return false;
-	*ret = (uint32_t)n;
-	return true;
-}
-
-static const char *set_count(void *field, const char *value)
-{
-	return parse_count(value, field) ? NULL : "not a number";
-}
-
-static const char *set_times(void *field, const char *value)
-{
-	if (!strcmp(value, "never")) {
-		*(uint32_t *)field = CONFIG_NEVER;
-		return NULL;
-	}
-	return parse_count(value, field) ? NULL : "neither a number nor never";
-}
-
-static const char *set_threads(void *field, const char *value)
-{
-	uint32_t n;
-
-	if (!parse_count(value, &n) || n < 1 || n > 1024)
-		return "not a number from 1 to 1024";
-	*(unsigned int *)field = n;
-	return NULL;
-}
-
-static const char *set_flag(void *field, const char *value)
-{
-	if (strcmp(value, "on") && strcmp(value, "off"))
-		return "neither on nor off";
-	*(bool *)field = !strcmp(value, "on");
-	return NULL;
-}
-
-static const char *set_policy(void *field, const char *value)
-{
-	if (strcmp(value, "auto") && strcmp(value, "manual"))
-		return "neither auto nor manual";
-	*(bool *)field = !strcmp(value, "auto");
-	return NULL;
-}
-
-static const char *set_passthrough(void *field, const char *value)
-{
-	static const char *const names[] = {
-		[PASSTHROUGH_AUTO] = "auto",
-		[PASSTHROUGH_ON] = "on",
-		[PASSTHROUGH_OFF] = "off",
-	};
-	size_t i;
-
-	for (i = 0; i < ARRAY_SIZE(names); i++)
-		if (!strcmp(value, names[i])) {
-			*(enum config_passthrough *)field = i;
-			return NULL;
-		}
-	return "none of auto, on and off";
-}
-
-static const char *set_name(void *field, const char *value)
-{
-	if (!config_name_valid(value))
-		return "not a name: 1 to 63 of A-Z a-z 0-9 . _ -, "
-		       "the first none of . -";
-	memcpy(field, value, strlen(value) + 1);
-	return NULL;
-}
-
-static const char *set_path(void *field, const char *value)
-{
-	char *path;
-
-	if (!*value)
-		return "no file";
-	if (config_absolute(value, &path) < 0)
-		return no_memory;
-	free(*(char **)field);
-	*(char **)field = path;
-	return NULL;
-}
-
-/* The DIR of [NAME=]DIR; a '=' behind a '/' is the directory's. */
-static const char *spill_dir(const char *value)
-{
-	size_t len = strcspn(value, "=/");
-
-	return value[len] == '=' ? value + len + 1 : value;
-}
-
-/* The last component of path as it is given, not what a symlink means. */
-static const char *last_component(const char *path, size_t *ret_len)
-{
-	const char *end = path + strlen(path), *start;
-
-	while (end > path && end[-1] == '/')
-		end--;
-	for (start = end; start > path && start[-1] != '/';)
-		start--;
-	*ret_len = (size_t)(end - start);
-	return start;
-}
-
-static const char *set_spill(void *field, const char *value)
-{
-	struct config *cfg = field;
-	struct config_target *target = &cfg->targets[cfg->ntargets];
-	const char *dir = spill_dir(value), *start = value;
-	_cleanup_free_ char *path = NULL, *name = NULL;
-	size_t len = (size_t)(dir - value);
-	unsigned int i;
-
-	if (cfg->ntargets == TIERFS_TARGETS_MAX)
-		return "more than 16 targets";
-	if (!*dir)
-		return "no directory";
-	if (dir == value)
-		start = last_component(dir, &len);
-	else
-		len--; /* the '=' */
-	name = strndup(start, len);
-	if (!name || config_absolute(dir, &path) < 0)
-		return no_memory;
-	if (!config_name_valid(name))
-		return dir == value
-			       ? "the directory's name cannot be the target's; "
-				 "give NAME=DIR"
-			       : "NAME is not 1 to 63 of A-Z a-z 0-9 . _ -, "
-				 "the first none of . -";
-	for (i = 0; i < cfg->ntargets; i++)
-		if (!strcmp(cfg->targets[i].name, name))
-			return "a second target of that name; give NAME=DIR";
-	memcpy(target->name, name, strlen(name) + 1);
-	target->path = steal_ptr(&path);
-	cfg->ntargets++;
-	return NULL;
-}
-
 #define FIELD(f) offsetof(struct config, f)
 
 static const struct option options[] = {
 	{.key = "spill",
 	 .arg = "[NAME=]DIR",
-	 .set = set_spill,
+	 .set = config_set_spill,
 	 .def_text = "required",
 	 .help = "a target: where cold data goes; may be repeated",
 	 .repeats = true},
 	{.key = "name",
 	 .arg = "NAME",
-	 .set = set_name,
+	 .set = config_set_name,
 	 .field = FIELD(name),
 	 .def_text = "FRONT's last component",
 	 .help = "the file system's name"},
 	{.key = "config",
 	 .arg = "FILE",
-	 .set = set_path,
+	 .set = config_set_path,
 	 .field = FIELD(file),
 	 .def_text = "/etc/tierfs/NAME.conf, if it exists",
 	 .help = "configuration file",
 	 .not_in_file = true},
 	{.key = "policy",
 	 .arg = "auto|manual",
-	 .set = set_policy,
+	 .set = config_set_policy,
 	 .field = FIELD(policy_auto),
 	 .def = "auto",
 	 .help = "migrate and release without being asked (not yet)",
 	 .changes = true},
 	{.key = "passthrough",
 	 .arg = "auto|on|off",
-	 .set = set_passthrough,
+	 .set = config_set_passthrough,
 	 .field = FIELD(passthrough),
 	 .def = "auto",
 	 .help = "kernel passthrough for resident files"},
 	{.key = "migrate_age",
 	 .arg = "TIME",
-	 .set = set_time,
+	 .set = config_set_time,
 	 .field = FIELD(migrate_age_ns),
 	 .def = "1d",
 	 .help = "migrate what was not accessed for TIME",
 	 .changes = true},
 	{.key = "migrate_size",
 	 .arg = "SIZE",
-	 .set = set_size,
+	 .set = config_set_size,
 	 .field = FIELD(migrate_size),
 	 .def = "10M",
 	 .help = "migrate what has at least SIZE",
 	 .changes = true},
+	{.key = "strategy",
+	 .arg = "age|burst|heat",
+	 .set = config_set_strategy,
+	 .field = FIELD(strategy),
+	 .def = "age",
+	 .help = "which files go, where no rule decides",
+	 .changes = true},
 	{.key = "high",
 	 .arg = "PCT",
-	 .set = set_percent,
+	 .set = config_set_percent,
 	 .field = FIELD(high),
 	 .def = "90",
 	 .help = "release from here on, % of FRONT in use",
 	 .changes = true},
 	{.key = "low",
 	 .arg = "PCT",
-	 .set = set_percent,
+	 .set = config_set_percent,
 	 .field = FIELD(low),
 	 .def = "80",
 	 .help = "release down to here",
 	 .changes = true},
 	{.key = "restore_after",
 	 .arg = "N|never",
-	 .set = set_times,
+	 .set = config_set_times,
 	 .field = FIELD(restore_after),
 	 .def = "3",
 	 .help = "opens that read in place before a restore",
 	 .changes = true},
 	{.key = "dirty_entries",
 	 .arg = "N",
-	 .set = set_count,
+	 .set = config_set_count,
 	 .field = FIELD(dirty_entries),
 	 .def = "1024",
 	 .help = "longest log of writes to a stub",
 	 .changes = true},
 	{.key = "dirty_bytes",
 	 .arg = "SIZE",
-	 .set = set_size,
+	 .set = config_set_size,
 	 .field = FIELD(dirty_bytes),
 	 .def = "64M",
 	 .help = "biggest log of writes to a stub",
 	 .changes = true},
 	{.key = "restore_below",
 	 .arg = "SIZE",
-	 .set = set_size,
+	 .set = config_set_size,
 	 .field = FIELD(restore_below),
 	 .def = "1M",
 	 .help = "restore smaller files before a write",
 	 .changes = true},
 	{.key = "recall_timeout",
 	 .arg = "TIME|none",
-	 .set = set_timeout,
+	 .set = config_set_timeout,
 	 .field = FIELD(recall_timeout_ns),
 	 .def = "none",
 	 .help = "wait for a target, then fail with EIO",
 	 .changes = true},
 	{.key = "bwlimit",
 	 .arg = "RATE|none",
-	 .set = set_rate,
+	 .set = config_set_rate,
 	 .field = FIELD(bwlimit),
 	 .def = "none",
 	 .help = "bytes a second of background copying",
 	 .changes = true},
+	{.key = "half_life",
+	 .arg = "TIME",
+	 .set = config_set_half_life,
+	 .field = FIELD(half_life_ns),
+	 .def = "7d",
+	 .help = "in which a file's heat halves",
+	 .changes = true},
+	{.key = "cold",
+	 .arg = "NUMBER",
+	 .set = config_set_cold,
+	 .field = FIELD(cold),
+	 .def = "0.5",
+	 .help = "strategy=heat: migrate what is no hotter",
+	 .changes = true},
+	{.key = "promote",
+	 .arg = "NUMBER|none",
+	 .set = config_set_promote,
+	 .field = FIELD(promote),
+	 .def = "3",
+	 .help = "strategy=heat: restore what gets so hot",
+	 .changes = true},
+	{.key = "background",
+	 .arg = "always|only ...",
+	 .set = config_set_background,
+	 .field = FIELD(background),
+	 .def = "always",
+	 .help = "when to work: only 02:00-06:00, or above 85%",
+	 .changes = true},
+	{.key = "restore_budget",
+	 .arg = "SIZE|none",
+	 .set = config_set_bytes,
+	 .field = FIELD(restore_budget),
+	 .def = "none",
+	 .help = "bytes a day that reads may restore",
+	 .changes = true},
+	{.key = "reserve",
+	 .arg = "PCT%|SIZE|none",
+	 .set = config_set_reserve,
+	 .def = "2%",
+	 .help = "room on FRONT kept for restores",
+	 .changes = true},
+	{.key = "breaker",
+	 .arg = "PCT|none",
+	 .set = config_set_share,
+	 .field = FIELD(breaker),
+	 .def = "50",
+	 .help = "share of failures that stops the background",
+	 .changes = true},
+	{.key = "walk_rate",
+	 .arg = "N|none",
+	 .set = config_set_limit,
+	 .field = FIELD(walk_rate),
+	 .def = "none",
+	 .help = "directory entries a second of the first walk"},
 	{.key = "max_threads",
 	 .arg = "N",
-	 .set = set_threads,
+	 .set = config_set_threads,
 	 .field = FIELD(max_threads),
 	 .def_text = "libfuse's",
 	 .help = "threads that serve requests"},
 	{.key = "io_uring",
-	 .set = set_flag,
+	 .set = config_set_flag,
 	 .field = FIELD(io_uring),
 	 .def = "off",
 	 .help = "requests over io_uring"},
 	{.key = "allow_other",
-	 .set = set_flag,
+	 .set = config_set_flag,
 	 .field = FIELD(allow_other),
 	 .def_text = "on for root",
 	 .help = "others than the owner may use the mount"},
 	{.key = "debug",
-	 .set = set_flag,
+	 .set = config_set_flag,
 	 .field = FIELD(debug),
 	 .def = "off",
 	 .help = "as -d"},
 	{.key = "ro",
-	 .set = set_flag,
+	 .set = config_set_flag,
 	 .field = FIELD(ro),
 	 .def = "off",
 	 .help = "read-only; FRONT itself must be writable",
 	 .changes = true},
 	{.key = "noatime",
-	 .set = set_flag,
+	 .set = config_set_flag,
 	 .field = FIELD(noatime),
 	 .def = "off",
 	 .help = "reading leaves access times alone",
@@ -453,7 +313,8 @@ static const char *set_ours(struct config *cfg, const struct option *option,
 		return "cannot stand in a configuration file";
 	if (!value && option->arg)
 		return "needs a value";
-	if (in_file && option->set == set_spill && *spill_dir(value) != '/')
+	if (in_file && option->set == config_set_spill &&
+	    *config_spill_dir(value) != '/')
 		return "not an absolute path";
 	return option->set((char *)cfg + option->field, value ? value : "on");
 }
@@ -470,7 +331,7 @@ static const char *set_generic(struct config *cfg, const char *key,
 	if (listed(passed_values, ARRAY_SIZE(passed_values), key)) {
 		if (!value)
 			return "needs a value";
-		return pass_on(cfg, key, value) ? no_memory : NULL;
+		return pass_on(cfg, key, value) ? config_no_memory : NULL;
 	}
 	if (!strcmp(key, "rw"))
 		cfg->ro = false;
@@ -479,7 +340,7 @@ static const char *set_generic(struct config *cfg, const char *key,
 		cfg->noatime = false;
 	else if (listed(passed, ARRAY_SIZE(passed), key))
 		return !flag			 ? "takes no value"
-		       : pass_on(cfg, key, NULL) ? no_memory
+		       : pass_on(cfg, key, NULL) ? config_no_memory
 						 : NULL;
 	else if (!listed(ignored, ARRAY_SIZE(ignored), key))
 		return "unknown option";
@@ -498,7 +359,7 @@ int config_set(struct config *cfg, const char *key, const char *value,
 				      from->file != NULL);
 	if (!wrong)
 		return 0;
-	err = wrong == no_memory ? -ENOMEM : -EINVAL;
+	err = wrong == config_no_memory ? -ENOMEM : -EINVAL;
 	if (from->file)
 		return fail_why(ret_why, err, "%s:%u: %s%s%s: %s", from->file,
 				from->line, key, value ? "=" : "",

@@ -33,6 +33,24 @@ int config_check_values(const struct config *cfg, char **ret_why);
 void config_help(FILE *out);
 void config_version(FILE *out);
 
+/* A kind of sections, [KIND NAME] or [KIND] with an empty name, beside [tierfs].
+ * Sections come in order; begin, then set for each key, then end. On -errno with
+ * a message ("FILE:LINE: [KIND NAME] KEY = VALUE: why") nothing more of the file
+ * is read. config_file.c has the table. */
+struct config_section {
+	const char *kind;
+	int (*begin)(struct config *cfg, const char *name,
+		     const struct config_origin *from, char **ret_why);
+	int (*set)(struct config *cfg, const char *key, const char *value,
+		   const struct config_origin *from, char **ret_why);
+	int (*end)(struct config *cfg, char **ret_why); /* or NULL */
+};
+
+extern const struct config_section config_rule_section;
+
+/* Makes cfg->rules of what cfg says now. */
+int config_make_rules(struct config *cfg, char **ret_why);
+
 /* Reads path into cfg. -ENOENT: there is none, without a message. */
 int config_read_file(struct config *cfg, const char *path, char **ret_why);
 

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "cleanup.h"
+#include "policy_rule_impl.h"
 #include "util.h"
 
 static void config_freep(struct config **cfg)
@@ -38,6 +39,8 @@ static int copy(const struct config *from, struct config **ret)
 	*to = *from;
 	to->front = to->mountpoint = to->file = to->fuse_opts = NULL;
 	to->remount = NULL;
+	to->rules = NULL;
+	to->rule_set = policy_rule_set_ref(from->rule_set);
 	to->ntargets = 0;
 	err = copy_text(from->front, &to->front);
 	if (!err)
@@ -172,11 +175,11 @@ static int set_all(const struct config *from, struct config *to,
 		   char *const *options, char **ret_why)
 {
 	bool spilled = false;
+	int err;
 
 	for (; *options; options++) {
 		_cleanup_free_ char *key = strdup(*options);
 		char *value = key ? strchr(key, '=') : NULL;
-		int err;
 
 		if (!key)
 			return -ENOMEM;
@@ -194,7 +197,8 @@ static int set_all(const struct config *from, struct config *to,
 		return fail_why(ret_why, -EINVAL,
 				"option spill: the targets cannot be changed "
 				"while mounted");
-	return config_check_values(to, ret_why);
+	err = config_check_values(to, ret_why);
+	return err ? err : config_make_rules(to, ret_why);
 }
 
 int config_remount(const struct config *cfg, char *const *options,

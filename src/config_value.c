@@ -141,6 +141,20 @@ int config_parse_percent(const char *text, double *ret)
 	return 0;
 }
 
+int config_parse_number(const char *text, double *ret)
+{
+	struct number n;
+	const char *end;
+	int err = parse_number(text, &n, &end);
+
+	if (err)
+		return err;
+	if (*end)
+		return -EINVAL;
+	*ret = (double)n.whole + (double)n.frac / (double)n.scale;
+	return 0;
+}
+
 bool config_name_valid(const char *name)
 {
 	static const char chars[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"

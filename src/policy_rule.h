@@ -15,6 +15,7 @@
  */
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "heat.h"
@@ -35,8 +36,8 @@ struct rule_facts {
 	int64_t access, mtime, ctime; /* ns since the epoch */
 	uint32_t uid, gid;
 	int64_t heat;
-	/* The value of an xattr: its length, -ENODATA, other -errno (no match).
-	 * NULL: there are none. */
+	/* The value of an xattr: its length, -ENODATA, other -errno (no match);
+	 * with size 0 the length alone, as getxattr(2). NULL: there are none. */
 	int (*xattr)(void *arg, const char *name, void *buf, size_t size);
 	void *arg;
 };
@@ -55,7 +56,8 @@ struct rule_verdict {
 				* only when room is needed */
 	int64_t release_at;    /* released then though there is room; INT64_MAX:
 				* only when room is needed */
-	int64_t rank;	       /* the lower the sooner it goes */
+	int64_t rank;	       /* the lower the sooner it goes; INT64_MAX: never
+				* to make room, neither migrated nor released */
 	int64_t changes_at;    /* the verdict may be another from then on */
 	bool read_in_place;    /* false: the first read restores */
 	int target; /* number in the configuration; -1: the first that
@@ -67,6 +69,7 @@ void policy_rules_eval(const struct policy_rules *rules,
 		       const struct rule_facts *facts, int64_t now,
 		       struct rule_verdict *ret);
 
+size_t policy_rules_count(const struct policy_rules *rules); /* no default */
 enum policy_strategy policy_rules_strategy(const struct policy_rules *rules);
 int64_t policy_rules_half_life(const struct policy_rules *rules); /* ns */
 
