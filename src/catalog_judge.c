@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Judging rows: when each is due, and its rank.
+ *
+ * A row is judged when it is written. When the rules change, or a directory was
+ * moved (rules know paths), all are judged once more, some at a time in the
+ * order of their keys; how far that is is kept in the database ("judged"), with
+ * the fingerprint of the rules. A row that is written meanwhile is judged by the
+ * new rules anyhow.
+ *
+ * judge_lock is held while the judge is called, so that who replaces it knows
+ * that it will not be called any more.
+ */
+#include "catalog_int.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "util.h"
+
+#define HALF_LIFE (86400 * NSEC_PER_SEC)
+
+void catalog_judge(struct catalog *c, catalog_judge_fn fn, void *arg,
+		   int64_t half_life_ns, uint64_t fingerprint)
+{
+	pthread_mutex_lock(&c->judge_lock);
+	c->judge = fn;
+	c->judge_arg = arg;
+	c->half_life_ns = half_life_ns > 0 ? half_life_ns : HALF_LIFE;
+	c->fingerprint = fingerprint;
+	c->judge_new = fn != NULL;
+	pthread_mutex_unlock(&c->judge_lock);
+	catalog_queue_wake(&c->queue);
+}
+
+int64_t catalog_judge_touch(struct catalog *c, int64_t heat,
+			    const struct catalog_access *access)
+{
+	int64_t half_life;
+
+	pthread_mutex_lock(&c->judge_lock);
+	half_life = c->half_life_ns ? c->half_life_ns : HALF_LIFE;
+	pthread_mutex_unlock(&c->judge_lock);
+	for (unsigned int i = 0; i < access->n; i++)
+		heat = heat_touch(heat, access->last, half_life);
+	return heat;
+}
+
+void catalog_judge_moved(struct catalog *c)
+{
+	c->path_dir = 0;
+	if (c->judge_all && c->judged == INT64_MIN)
+		return;
+	c->judge_all = true;
+	c->judged = INT64_MIN;
+}
+
+/* c->path is the path of home/name then. */
+static int set_path(struct catalog *c, uint64_t home, const char *name)
+{
+	size_t need;
+	char *path;
+	int err;
+
+	if (c->path_dir != home) {
+		err = catalog_dir_path_of(&c->db, home, &path);
+		if (err)
+			return err == -ENOENT ? -EBADMSG : err;
+		free(c->path);
+		c->path = path;
+		c->path_len = strlen(path);
+		c->path_cap = c->path_len + 1;
+		c->path_dir = home;
+	}
+	need = c->path_len + 1 + strlen(name) + 1;
+	if (need > c->path_cap) {
+		path = realloc(c->path, need + NAME_MAX);
+		if (!path)
+			return -ENOMEM;
+		c->path = path;
+		c->path_cap = need + NAME_MAX;
+	}
+	c->path[c->path_len] = '/';
+	strcpy(c->path + c->path_len + 1, name);
+	return 0;
+}
+
+int catalog_judge_row(struct catalog *c, struct catalog_row *row)
+{
+	int err = 0;
+
+	pthread_mutex_lock(&c->judge_lock);
+	if (c->judge) {
+		err = set_path(c, row->home, row->name);
+		if (!err)
+			c->judge(c->judge_arg, c->path, row);
+	}
+	pthread_mutex_unlock(&c->judge_lock);
+	return err;
+}
+
+/* Temperatures are of a half-life: so that each is now what it was. */
+static int convert_heat(struct catalog *c, int64_t from, int64_t to)
+{
+	double now = (double)realtime_ns();
+	double by = (now / (double)to - now / (double)from) *
+		    (double)(1 << HEAT_SHIFT);
+	char sql[128];
+
+	snprintf(sql, sizeof(sql),
+		 "UPDATE files SET heat = heat + %lld WHERE heat IS NOT NULL",
+		 (long long)by);
+	return catalog_db_exec(&c->db, sql);
+}
+
+int catalog_judge_check(struct catalog *c)
+{
+	int64_t half_life, old_half_life, fingerprint, old, judged;
+	bool new;
+	int err;
+
+	pthread_mutex_lock(&c->judge_lock);
+	new = c->judge_new;
+	half_life = c->half_life_ns;
+	fingerprint = (int64_t)c->fingerprint;
+	c->judge_new = false;
+	pthread_mutex_unlock(&c->judge_lock);
+	if (!new)
+		return 0;
+	err = catalog_db_meta(&c->db, "fingerprint", &old);
+	if (!err)
+		err = catalog_db_meta(&c->db, "half_life", &old_half_life);
+	if (!err)
+		err = catalog_db_meta(&c->db, "judged", &judged);
+	if (!err && old_half_life && old_half_life != half_life)
+		err = convert_heat(c, old_half_life, half_life);
+	if (!err && old_half_life != half_life)
+		err = catalog_db_set_meta(&c->db, "half_life", half_life);
+	if (!err && (old != fingerprint || !old_half_life)) {
+		err = catalog_db_set_meta(&c->db, "fingerprint", fingerprint);
+		judged = INT64_MIN;
+	}
+	if (!err && judged != INT64_MAX) {
+		c->judge_all = true;
+		c->judged = judged;
+		err = catalog_db_set_meta(&c->db, "judged", judged);
+	}
+	if (err) {
+		pthread_mutex_lock(&c->judge_lock);
+		c->judge_new = c->judge != NULL;
+		pthread_mutex_unlock(&c->judge_lock);
+	}
+	return err;
+}
+
+static int judge_one(struct catalog *c, struct catalog_row *row)
+{
+	int64_t due = row->due, rank = row->rank;
+	sqlite3_stmt *st;
+	int err;
+
+	err = catalog_judge_row(c, row);
+	if (err || (due == row->due && rank == row->rank))
+		return err;
+	st = catalog_db_stmt(&c->db, CQ_FILE_JUDGED, &err);
+	if (!st)
+		return err;
+	sqlite3_bind_int64(st, 1, (int64_t)row->key);
+	if (row->due == INT64_MAX)
+		sqlite3_bind_null(st, 2);
+	else
+		sqlite3_bind_int64(st, 2, row->due);
+	if (row->rank == INT64_MAX)
+		sqlite3_bind_null(st, 3);
+	else
+		sqlite3_bind_int64(st, 3, row->rank);
+	return catalog_db_step(&c->db, CQ_FILE_JUDGED);
+}
+
+static bool has_judge(struct catalog *c)
+{
+	bool has;
+
+	pthread_mutex_lock(&c->judge_lock);
+	has = c->judge != NULL;
+	pthread_mutex_unlock(&c->judge_lock);
+	return has;
+}
+
+int catalog_judge_some(struct catalog *c, bool *ret_more)
+{
+	sqlite3_stmt *st;
+	int err = 0, n = 0;
+
+	*ret_more = false;
+	if (!c->judge_all || !has_judge(c))
+		return 0;
+	st = catalog_db_stmt(&c->db, CQ_FILES_AFTER, &err);
+	if (!st)
+		return err;
+	sqlite3_bind_int64(st, 1, c->judged);
+	sqlite3_bind_int64(st, 2, CATALOG_ROWS);
+	while (n < CATALOG_ROWS &&
+	       (err = catalog_db_step(&c->db, CQ_FILES_AFTER)) > 0) {
+		err = catalog_row_read(st, &c->rows[n++]);
+		if (err)
+			break;
+	}
+	if (st)
+		catalog_db_reset(&c->db, CQ_FILES_AFTER);
+	for (int i = 0; !err && i < n; i++)
+		err = judge_one(c, &c->rows[i]);
+	if (err)
+		return err;
+	*ret_more = n == CATALOG_ROWS;
+	c->judge_all = *ret_more;
+	c->judged = n == CATALOG_ROWS ? (int64_t)c->rows[n - 1].key : INT64_MAX;
+	return catalog_db_set_meta(&c->db, "judged", c->judged);
+}
