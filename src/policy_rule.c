@@ -124,11 +124,14 @@ static bool age_fits(const struct rule_ranges *ranges, int64_t time,
 
 	for (size_t i = 0; i < ranges->n; i++) {
 		const struct rule_range *r = &ranges->range[i];
+		__int128 from = r->min, until = r->max;
 
-		fits |= is_between(
-			(__int128)time + r->min,
-			r->max == NEVER ? NEVER : (__int128)time + r->max + 1,
-			now, flips);
+		/* The ends of the scale stand for no bound. */
+		if (from > INT64_MIN)
+			from += time;
+		if (until < NEVER)
+			until += (__int128)time + 1;
+		fits |= is_between(from, until, now, flips);
 	}
 	return fits;
 }
