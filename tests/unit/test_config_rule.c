@@ -4,95 +4,85 @@
 #include <errno.h>
 
 /* A line in a rule, and what is said of it. */
+static const struct {
+	const char *line, *why;
+} wrong_rows[] = {
+	{"foo = 1", "foo = 1: unknown key"},
+	{"high = 1", "high = 1: unknown key"},
+	{"path =", "path = : no value"},
+	{"path = a", "path = a: a path does not begin with /"},
+	{"path = /a b", "path = /a b: a path does not begin with /"},
+	{"path = /a/",
+	 "path = /a/: a directory; for what is below it give DIR/**"},
+	{"path = //a", "path = //a: a path with //"},
+	{"path = /[a", "path = /[a: '[' without ']'; a '[' itself is "
+		       "written \\["},
+	{"name = a/b", "name = a/b: a name has no /; give path"},
+	{"size = 10M", "size = 10M: give > A, >= A, < A, <= A or A..B"},
+	{"size = > 10X", "size = > 10X: not a size, such as 10M, 1.5G or 4KiB"},
+	{"size = < 0", "size = < 0: nothing is less"},
+	{"size = >", "size = >: nothing behind < or >"},
+	{"size = 2M..1M", "size = 2M..1M: a range that ends before it begins"},
+	{"size = ..1M", "size = ..1M: not a size, such as 10M, 1.5G or 4KiB"},
+	{"size = > 9223372036854775807",
+	 "size = > 9223372036854775807: not a size, such as 10M, 1.5G "
+	 "or 4KiB"},
+	{"access = > 30",
+	 "access = > 30: not a time, such as 90s, 15m, 1d or 2w"},
+	{"change = 1d", "change = 1d: give > A, >= A, < A, <= A or A..B"},
+	{"modification = > 1d <",
+	 "modification = > 1d <: nothing behind < or >"},
+	{"heat = > x", "heat = > x: not a temperature, such as 0.5 or 3"},
+	{"heat = < 0", "heat = < 0: nothing is less"},
+	{"heat = 2..1", "heat = 2..1: a range that ends before it "
+			"begins"},
+	{"owner = no-such-user", "owner = no-such-user: there is no such user"},
+	{"owner = 4294967295", "owner = 4294967295: there is no such user"},
+	{"owner = root -1", "owner = root -1: there is no such user"},
+	{"group = no-such-group",
+	 "group = no-such-group: there is no such group"},
+	{"xattr = project", "xattr = project: not the name of an "
+			    "attribute, such as user.project"},
+	{"xattr = .a", "xattr = .a: not the name of an attribute, "
+		       "such as user.project"},
+	{"xattr = trusted.tierfs.spill=1",
+	 "xattr = trusted.tierfs.spill=1: tierfs's own attributes are "
+	 "not for rules"},
+	{"keep = no", "keep = no: only yes; without it the file is not kept"},
+	{"migrate = never", "migrate = never: give keep = yes, or "
+			    "migrate = when-needed"},
+	{"migrate = 1d", "migrate = 1d: none of now, when-needed and "
+			 "after TIME [since "
+			 "access|modification|change]"},
+	{"migrate = after 1d since",
+	 "migrate = after 1d since: none of now, when-needed and after "
+	 "TIME [since access|modification|change]"},
+	{"migrate = after 1d since birth",
+	 "migrate = after 1d since birth: since what? access, "
+	 "modification or change"},
+	{"release = after 1y", "release = after 1y: not a time, such "
+			       "as 90s, 15m, 1d or 2w"},
+	{"read_in_place = maybe", "read_in_place = maybe: neither yes nor no"},
+	{"target = a/b", "target = a/b: not a target's name"},
+	{"target = tape", "target = tape: there is no target of that name"},
+	{"migrate = now\nmigrate = now", NULL},
+};
+
 static void wrong_lines(void **state)
 {
-	static const struct {
-		const char *line, *why;
-	} rows[] = {
-		{"foo = 1", "foo = 1: unknown key"},
-		{"high = 1", "high = 1: unknown key"},
-		{"path =", "path = : no value"},
-		{"path = a", "path = a: a path does not begin with /"},
-		{"path = /a b", "path = /a b: a path does not begin with /"},
-		{"path = /a/",
-		 "path = /a/: a directory; for what is below it give DIR/**"},
-		{"path = //a", "path = //a: a path with //"},
-		{"path = /[a", "path = /[a: '[' without ']'; a '[' itself is "
-			       "written \\["},
-		{"name = a/b", "name = a/b: a name has no /; give path"},
-		{"size = 10M", "size = 10M: give > A, >= A, < A, <= A or A..B"},
-		{"size = > 10X",
-		 "size = > 10X: not a size, such as 10M, 1.5G or 4KiB"},
-		{"size = < 0", "size = < 0: nothing is less"},
-		{"size = >", "size = >: nothing behind < or >"},
-		{"size = 2M..1M",
-		 "size = 2M..1M: a range that ends before it begins"},
-		{"size = ..1M",
-		 "size = ..1M: not a size, such as 10M, 1.5G or 4KiB"},
-		{"size = > 9223372036854775807",
-		 "size = > 9223372036854775807: not a size, such as 10M, 1.5G "
-		 "or 4KiB"},
-		{"access = > 30",
-		 "access = > 30: not a time, such as 90s, 15m, 1d or 2w"},
-		{"change = 1d",
-		 "change = 1d: give > A, >= A, < A, <= A or A..B"},
-		{"modification = > 1d <",
-		 "modification = > 1d <: nothing behind < or >"},
-		{"heat = > x",
-		 "heat = > x: not a temperature, such as 0.5 or 3"},
-		{"heat = < 0", "heat = < 0: nothing is less"},
-		{"heat = 2..1", "heat = 2..1: a range that ends before it "
-				"begins"},
-		{"owner = no-such-user",
-		 "owner = no-such-user: there is no such user"},
-		{"owner = 4294967295",
-		 "owner = 4294967295: there is no such user"},
-		{"owner = root -1", "owner = root -1: there is no such user"},
-		{"group = no-such-group",
-		 "group = no-such-group: there is no such group"},
-		{"xattr = project", "xattr = project: not the name of an "
-				    "attribute, such as user.project"},
-		{"xattr = .a", "xattr = .a: not the name of an attribute, "
-			       "such as user.project"},
-		{"xattr = trusted.tierfs.spill=1",
-		 "xattr = trusted.tierfs.spill=1: tierfs's own attributes are "
-		 "not for rules"},
-		{"keep = no",
-		 "keep = no: only yes; without it the file is not kept"},
-		{"migrate = never", "migrate = never: give keep = yes, or "
-				    "migrate = when-needed"},
-		{"migrate = 1d", "migrate = 1d: none of now, when-needed and "
-				 "after TIME [since "
-				 "access|modification|change]"},
-		{"migrate = after 1d since",
-		 "migrate = after 1d since: none of now, when-needed and after "
-		 "TIME [since access|modification|change]"},
-		{"migrate = after 1d since birth",
-		 "migrate = after 1d since birth: since what? access, "
-		 "modification or change"},
-		{"release = after 1y", "release = after 1y: not a time, such "
-				       "as 90s, 15m, 1d or 2w"},
-		{"read_in_place = maybe",
-		 "read_in_place = maybe: neither yes nor no"},
-		{"target = a/b", "target = a/b: not a target's name"},
-		{"target = tape",
-		 "target = tape: there is no target of that name"},
-		{"migrate = now\nmigrate = now", NULL},
-	};
-
-	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+	for (size_t i = 0; i < ARRAY_SIZE(wrong_rows); i++) {
 		_cleanup_free_ char *text = NULL, *want = NULL, *why = NULL;
 		struct config *cfg;
-		unsigned int line = rows[i].why ? 4 : 5;
+		unsigned int line = wrong_rows[i].why ? 4 : 5;
 
 		assert_true(asprintf(&text,
 				     "[tierfs]\nspill = hdd=/hdd\n"
 				     "[rule a]\n%s\nrelease = now\n",
-				     rows[i].line) > 0);
+				     wrong_rows[i].line) > 0);
 		assert_true(asprintf(&want, "FILE:%u: [rule a] %s", line,
-				     rows[i].why ? rows[i].why
-						 : "migrate = now: given "
-						   "twice") > 0);
+				     wrong_rows[i].why ? wrong_rows[i].why
+						       : "migrate = now: given "
+							 "twice") > 0);
 		assert_int_equal(read_text(text, &cfg, &why), -EINVAL);
 		assert_string_equal(why, want);
 	}
