@@ -55,23 +55,27 @@ static void config_freep(struct config **cfg)
 	config_free(*cfg);
 }
 
+static void free_strings(char **strings)
+{
+	for (char **s = strings; s && *s; s++)
+		free(*s);
+	free(strings);
+}
+
 void config_free(struct config *cfg)
 {
-	unsigned int i;
-
 	if (!cfg)
 		return;
-	for (i = 0; i < cfg->ntargets; i++)
-		free(cfg->targets[i].path);
+	config_drop_targets(cfg);
 	free(cfg->front);
 	free(cfg->mountpoint);
 	free(cfg->file);
 	free(cfg->fuse_opts);
 	policy_rules_unref(cfg->rules);
 	policy_rule_set_unref(cfg->rule_set);
-	for (i = 0; cfg->remount && cfg->remount[i]; i++)
-		free(cfg->remount[i]);
-	free(cfg->remount);
+	free(cfg->passed);
+	free_strings(cfg->remount);
+	free_strings(cfg->given);
 	free(cfg);
 }
 
@@ -233,14 +237,17 @@ static int apply(const struct command *cmd, struct config *cfg, char **ret_why)
 
 		/* The first target replaces the file's. */
 		if (!strcmp(s->key, "spill") && !spilled) {
-			while (cfg->ntargets)
-				free(cfg->targets[--cfg->ntargets].path);
+			config_drop_targets(cfg);
 			spilled = true;
 		}
 		err = config_set(cfg, s->key, s->value, &from, ret_why);
+		if (!err)
+			err = config_add_given(cfg, s->key, s->value);
 		if (err)
 			return err;
 	}
+	if (cmd->debug && config_add_given(cfg, "debug", NULL))
+		return -ENOMEM;
 	cfg->debug |= cmd->debug;
 	cfg->foreground = cmd->foreground || cfg->debug;
 	return 0;
@@ -261,7 +268,7 @@ static int resolve(const char *what, const char *path, char **ret,
 	return 0;
 }
 
-static int default_name(struct config *cfg, char **ret_why)
+int config_default_name(struct config *cfg, char **ret_why)
 {
 	const char *last = strrchr(cfg->front, '/') + 1;
 
@@ -294,10 +301,20 @@ static int build(const struct command *cmd, struct config **ret, char **ret_why)
 		err = resolve("mountpoint", cmd->paths[1], &cfg->mountpoint,
 			      ret_why);
 	if (!err)
-		err = default_name(cfg, ret_why);
+		err = config_default_name(cfg, ret_why);
 	if (err)
 		return err;
 	*ret = steal_ptr(&cfg);
+	return 0;
+}
+
+int config_default_file(const char *name, char **ret)
+{
+	char *path;
+
+	if (asprintf(&path, "%s/%s.conf", TIERFS_CONFIG_DIR, name) < 0)
+		return -ENOMEM;
+	*ret = path;
 	return 0;
 }
 
@@ -310,15 +327,13 @@ static int with_file(const struct command *cmd, const struct config *first,
 	_cleanup_free_ char *path = NULL;
 	int err;
 
-	if (first->file)
-		path = strdup(first->file);
-	else if (asprintf(&path, "%s/%s.conf", TIERFS_CONFIG_DIR, first->name) <
-		 0)
-		path = NULL;
 	cfg = calloc(1, sizeof(*cfg));
-	if (!path || !cfg)
+	if (!cfg)
 		return -ENOMEM;
-	err = config_defaults(cfg, ret_why);
+	err = first->file ? config_copy_text(first->file, &path)
+			  : config_default_file(first->name, &path);
+	if (!err)
+		err = config_defaults(cfg, ret_why);
 	if (err)
 		return err;
 	err = config_read_file(cfg, path, ret_why);
@@ -337,7 +352,7 @@ static int with_file(const struct command *cmd, const struct config *first,
 		return -ENOMEM;
 	err = apply(cmd, cfg, ret_why);
 	if (!err)
-		err = default_name(cfg, ret_why);
+		err = config_default_name(cfg, ret_why);
 	if (err)
 		return err;
 	*ret = steal_ptr(&cfg);
@@ -385,7 +400,7 @@ static int finish(struct config *cfg)
 	if (asprintf(&text, "%s%s%s%s", old, *old ? "," : "",
 		     cfg->ro ? "ro" : "rw", cfg->noatime ? ",noatime" : "") < 0)
 		return -ENOMEM;
-	free(cfg->fuse_opts);
+	cfg->passed = cfg->fuse_opts;
 	cfg->fuse_opts = text;
 	return 0;
 }

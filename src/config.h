@@ -28,6 +28,7 @@ enum config_passthrough {
 struct config_target {
 	char name[TIERFS_NAME_MAX]; /* default: last path component */
 	char *path;		    /* absolute */
+	char *given;		    /* the same as it was given */
 };
 
 struct config {
@@ -76,6 +77,13 @@ struct config {
 			  * ro and noatime too, but not allow_other, debug
 			  * and what the loop is told */
 
+	/* For config_reload(): what goes to libfuse but ro and noatime; and
+	 * the options of the command line and of remounts, "KEY" or
+	 * "KEY=VALUE"; the last is NULL. */
+	char *passed;
+	char **given;
+	bool reloading; /* targets are not looked at */
+
 	/* -o remount: the options to change, "KEY" or "KEY=VALUE", unchecked;
 	 * the last is NULL. front and mountpoint alone are set beside it. */
 	char **remount;
@@ -93,6 +101,12 @@ void config_free(struct config *cfg);
  * as that may change while mounted. -EINVAL, -ENOMEM: as config_parse(). */
 int config_remount(const struct config *cfg, char *const *options,
 		   struct config **ret, char **ret_why);
+
+/* What a mount that was told mounted, and by remounts and reloads became cfg,
+ * becomes when its file is read again; options given since win over it. -EINVAL,
+ * -ENOMEM, or what keeps the file from being read; a message as above. */
+int config_reload(const struct config *mounted, const struct config *cfg,
+		  struct config **ret, char **ret_why);
 
 /* "10M", "1.5G", "4KiB": bytes; "90s", "15m", "1d", "2w": ns; "80", "80%";
  * "50M" a second. 0, -EINVAL, or -ERANGE; *ret untouched then. */

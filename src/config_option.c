@@ -268,6 +268,11 @@ int config_option_number(const char *key)
 	return -1;
 }
 
+const char *config_option_key(int number)
+{
+	return number < (int)ARRAY_SIZE(options) ? options[number].key : NULL;
+}
+
 bool config_option_repeats(const char *key)
 {
 	int i = config_option_number(key);

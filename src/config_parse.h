@@ -27,6 +27,25 @@ bool config_option_repeats(const char *key);
 /* Can -o remount change the option? */
 bool config_option_changes(const char *key);
 
+/* The key of that number; NULL: there are no more. */
+const char *config_option_key(int number);
+/* Do a and b say the same of an option that a mount cannot change? */
+bool config_option_same(const char *key, const struct config *a,
+			const struct config *b);
+
+/* The targets, out of cfg. */
+void config_drop_targets(struct config *cfg);
+int config_copy_targets(const struct config *from, struct config *to);
+/* Replaces text: by a copy of from, which may be NULL. */
+int config_copy_text(const char *from, char **text);
+/* Appends KEY[=VALUE] to cfg->given. */
+int config_add_given(struct config *cfg, const char *key, const char *value);
+int config_copy_given(const struct config *from, struct config *to);
+/* The front's last component, if there is no name yet. */
+int config_default_name(struct config *cfg, char **ret_why);
+/* Where the file of a mount of that name is; -ENOMEM. */
+int config_default_file(const char *name, char **ret);
+
 /* What holds of several values together. */
 int config_check_values(const struct config *cfg, char **ret_why);
 

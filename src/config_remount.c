@@ -21,14 +21,6 @@ static void config_freep(struct config **cfg)
 	config_free(*cfg);
 }
 
-static int copy_text(const char *from, char **ret)
-{
-	if (!from)
-		return 0;
-	*ret = strdup(from);
-	return *ret ? 0 : -ENOMEM;
-}
-
 static int copy(const struct config *from, struct config **ret)
 {
 	_cleanup_(config_freep) struct config *to = calloc(1, sizeof(*to));
@@ -38,31 +30,29 @@ static int copy(const struct config *from, struct config **ret)
 		return -ENOMEM;
 	*to = *from;
 	to->front = to->mountpoint = to->file = to->fuse_opts = NULL;
+	to->passed = NULL;
+	to->given = NULL;
 	to->remount = NULL;
 	to->rules = NULL;
 	to->rule_set = policy_rule_set_ref(from->rule_set);
 	to->ntargets = 0;
-	err = copy_text(from->front, &to->front);
+	err = config_copy_text(from->front, &to->front);
 	if (!err)
-		err = copy_text(from->mountpoint, &to->mountpoint);
+		err = config_copy_text(from->mountpoint, &to->mountpoint);
 	if (!err)
-		err = copy_text(from->file, &to->file);
+		err = config_copy_text(from->file, &to->file);
 	if (!err)
-		err = copy_text(from->fuse_opts, &to->fuse_opts);
-	for (unsigned int i = 0; !err && i < from->ntargets; i++) {
-		err = copy_text(from->targets[i].path, &to->targets[i].path);
-		to->ntargets += !err;
-	}
+		err = config_copy_text(from->fuse_opts, &to->fuse_opts);
+	if (!err)
+		err = config_copy_text(from->passed, &to->passed);
+	if (!err)
+		err = config_copy_given(from, to);
+	if (!err)
+		err = config_copy_targets(from, to);
 	if (err)
 		return err;
 	*ret = steal_ptr(&to);
 	return 0;
-}
-
-static void drop_targets(struct config *cfg)
-{
-	while (cfg->ntargets)
-		free(cfg->targets[--cfg->ntargets].path);
 }
 
 /* Has a each target of b? */
@@ -81,8 +71,8 @@ static bool has_targets(const struct config *a, const struct config *b)
 	return true;
 }
 
-static bool same(const char *key, const struct config *a,
-		 const struct config *b)
+bool config_option_same(const char *key, const struct config *a,
+			const struct config *b)
 {
 	if (!strcmp(key, "name"))
 		return !strcmp(a->name, b->name);
@@ -98,6 +88,12 @@ static bool same(const char *key, const struct config *a,
 		return a->allow_other == b->allow_other;
 	if (!strcmp(key, "debug"))
 		return a->debug == b->debug;
+	if (!strcmp(key, "walk_rate"))
+		return a->walk_rate == b->walk_rate;
+	if (!strcmp(key, "ro"))
+		return a->ro == b->ro;
+	if (!strcmp(key, "noatime"))
+		return a->noatime == b->noatime;
 	/* spill: all of them, when all are known; and that no later one is
 	 * another's path. */
 	return !strcmp(key, "spill") && has_targets(a, b);
@@ -156,7 +152,7 @@ static int set_one(const struct config *from, struct config *to,
 			return err;
 		if (config_option_number(key) >= 0)
 			is_same = config_option_changes(key) ||
-				  same(key, from, to);
+				  config_option_same(key, from, to);
 		else /* mount(8)'s flags may change; what has a value not */
 			is_same = !value || !to->fuse_opts ||
 				  strlen(to->fuse_opts) == len ||
@@ -186,10 +182,14 @@ static int set_all(const struct config *from, struct config *to,
 		if (value)
 			*value++ = '\0';
 		if (!strcmp(key, "spill") && !spilled) {
-			drop_targets(to);
+			config_drop_targets(to);
 			spilled = true;
 		}
 		err = set_one(from, to, key, value, ret_why);
+		/* ro and what else the kernel keeps is not the file's. */
+		if (!err && config_option_changes(key) && strcmp(key, "ro") &&
+		    strcmp(key, "noatime"))
+			err = config_add_given(to, key, value);
 		if (err)
 			return err;
 	}
@@ -214,7 +214,7 @@ int config_remount(const struct config *cfg, char *const *options,
 	/* What libfuse was told was told once. */
 	free(to->fuse_opts);
 	to->fuse_opts = NULL;
-	err = copy_text(cfg->fuse_opts, &to->fuse_opts);
+	err = config_copy_text(cfg->fuse_opts, &to->fuse_opts);
 	if (err)
 		return err;
 	*ret = steal_ptr(&to);

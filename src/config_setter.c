@@ -179,7 +179,7 @@ const char *config_set_spill(void *field, const char *value)
 	struct config *cfg = field;
 	struct config_target *target = &cfg->targets[cfg->ntargets];
 	const char *dir = config_spill_dir(value), *start = value;
-	_cleanup_free_ char *path = NULL, *name = NULL;
+	_cleanup_free_ char *path = NULL, *name = NULL, *given = NULL;
 	size_t len = (size_t)(dir - value);
 	unsigned int i;
 
@@ -192,7 +192,11 @@ const char *config_set_spill(void *field, const char *value)
 	else
 		len--; /* the '=' */
 	name = strndup(start, len);
-	if (!name || config_absolute(dir, &path) < 0)
+	given = strdup(dir);
+	/* A reload compares: it must not wait for a target that hangs. */
+	if (!name || !given ||
+	    (cfg->reloading ? config_copy_text(dir, &path)
+			    : config_absolute(dir, &path)) < 0)
 		return config_no_memory;
 	if (!config_name_valid(name))
 		return dir == value
@@ -205,6 +209,7 @@ const char *config_set_spill(void *field, const char *value)
 			return "a second target of that name; give NAME=DIR";
 	memcpy(target->name, name, strlen(name) + 1);
 	target->path = steal_ptr(&path);
+	target->given = steal_ptr(&given);
 	cfg->ntargets++;
 	return NULL;
 }

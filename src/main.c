@@ -31,6 +31,7 @@
 #include "fs.h"
 #include "log.h"
 #include "main_leave.h"
+#include "main_reload.h"
 #include "main_remount.h"
 #include "main_stack.h"
 
@@ -47,6 +48,7 @@ struct daemon {
 	struct stack stack;
 	struct fs *fs;
 	struct control *control;
+	struct reload *reload;
 };
 
 static void tell_systemd(const char *state)
@@ -79,6 +81,25 @@ static void detach(struct daemon *daemon)
 	daemon->ready_fd = -1;
 }
 
+/* remount_lock is held. */
+static const struct config *config_now(struct daemon *daemon)
+{
+	return daemon->remounted ? daemon->remounted : daemon->config;
+}
+
+/* Takes next over, unless it fails. remount_lock is held. */
+static int adopt(struct daemon *daemon, struct config *next)
+{
+	int err = fs_retune(daemon->fs, next);
+
+	if (err)
+		return err;
+	stack_retune(&daemon->stack, next);
+	config_free(daemon->remounted);
+	daemon->remounted = next;
+	return 0;
+}
+
 /* -o remount: all of it, or nothing. */
 static int change(void *arg, char *const *options, bool check, char **ret_why)
 {
@@ -87,21 +108,38 @@ static int change(void *arg, char *const *options, bool check, char **ret_why)
 	int err;
 
 	pthread_mutex_lock(&daemon->remount_lock);
-	err = config_remount(daemon->remounted ? daemon->remounted
-					       : daemon->config,
-			     options, &next, ret_why);
+	err = config_remount(config_now(daemon), options, &next, ret_why);
 	if (!err && !check)
-		err = fs_retune(daemon->fs, next);
-	if (!err && !check) {
-		tier_retune(daemon->stack.tier, next);
-		config_free(daemon->remounted);
-		daemon->remounted = next;
+		err = adopt(daemon, next);
+	if (!err && !check)
 		log_info("remounted");
+	else
+		config_free(next);
+	pthread_mutex_unlock(&daemon->remount_lock);
+	return err;
+}
+
+/* SIGHUP: the same of the file. */
+static void reload(void *arg)
+{
+	_cleanup_free_ char *why = NULL;
+	struct daemon *daemon = arg;
+	struct config *next = NULL;
+	int err;
+
+	pthread_mutex_lock(&daemon->remount_lock);
+	err = config_reload(daemon->config, config_now(daemon), &next, &why);
+	if (!err)
+		err = adopt(daemon, next);
+	if (!err) {
+		log_info("configuration reloaded: %zu rules",
+			 policy_rules_count(next->rules));
 	} else {
+		log_error("configuration not reloaded, the old one stays: %s",
+			  why ? why : strerror(-err));
 		config_free(next);
 	}
 	pthread_mutex_unlock(&daemon->remount_lock);
-	return err;
 }
 
 /* The mount answers. */
@@ -124,6 +162,11 @@ static int ready(void *arg)
 	err = control_start(&parts, &daemon->control, &why);
 	if (err) {
 		log_error("%s", why ? why : strerror(-err));
+		return err;
+	}
+	err = reload_start(reload, daemon, &daemon->reload);
+	if (err) {
+		log_error("starting a thread: %s", strerror(-err));
 		return err;
 	}
 	if (!parts.passthrough &&
@@ -156,6 +199,7 @@ static int serve(struct daemon *daemon)
 		fs_leave(daemon->fs);
 		leave_begin(&daemon->stack);
 		leave_may_hang(true);
+		reload_stop(daemon->reload);
 		if (daemon->control)
 			control_stop(daemon->control);
 		fs_end(daemon->fs);
@@ -181,7 +225,7 @@ static void prepare(void)
 	limit.rlim_cur = limit.rlim_max = RLIM_INFINITY;
 	setrlimit(RLIMIT_FSIZE, &limit);
 	signal(SIGXFSZ, SIG_IGN);
-	signal(SIGHUP, SIG_IGN);
+	reload_prepare();
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGIO, SIG_IGN); /* a lease that is broken */
 	/* Writing back the front's pages must not wait for this process, while

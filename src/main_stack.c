@@ -177,6 +177,11 @@ int stack_open(const struct config *config, struct stack *stack, char **ret_why)
 	return err;
 }
 
+void stack_retune(struct stack *stack, const struct config *config)
+{
+	tier_retune(stack->tier, config);
+}
+
 void stack_close(struct stack *stack)
 {
 	leave_may_hang(true);

@@ -25,6 +25,9 @@ struct stack {
  * closed. Waits a few seconds for a daemon that is just ending. */
 int stack_open(const struct config *config, struct stack *stack,
 	       char **ret_why);
+/* config, as remount or reload made it of the stack's own, holds from now on;
+ * one call at a time. What needs it later copies it, or takes references. */
+void stack_retune(struct stack *stack, const struct config *config);
 /* The session is over: nobody calls the tier any more. */
 void stack_close(struct stack *stack);
 

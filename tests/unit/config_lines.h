@@ -77,7 +77,7 @@ static struct config *parsed(const char *line)
 static unsigned int bad_lines;
 
 /* The message must be want, to the letter. */
-static void check_refused(const char *line, int err, const char *want)
+static inline void check_refused(const char *line, int err, const char *want)
 {
 	struct config *cfg = (void *)1;
 	_cleanup_free_ char *why = NULL, *text = expand(want);
