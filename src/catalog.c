@@ -54,7 +54,7 @@ static int insert_root(struct catalog *c)
 	sqlite3_bind_int64(st, 2, 0);
 	catalog_db_bind_handle(st, 3, &c->root);
 	catalog_db_bind_name(st, 4, "");
-	sqlite3_bind_int64(st, 5, GEN_MARKED);
+	sqlite3_bind_int64(st, 5, GEN_NEW);
 	sqlite3_bind_int64(st, 6, 0);
 	return catalog_db_step(&c->db, CQ_DIR_INSERT);
 }
@@ -147,10 +147,14 @@ static int open_database(struct catalog *c, char **ret_why)
 
 /* ---- one transaction -------------------------------------------------------------- */
 
-static void rolled_back(struct catalog *c, int err)
+static void rolled_back(struct catalog *c)
 {
+	int64_t gen;
+
 	if (c->db.sql && !sqlite3_get_autocommit(c->db.sql))
 		catalog_db_exec(&c->db, "ROLLBACK");
+	if (c->db.sql && !catalog_db_meta(&c->db, "gen", &gen) && gen)
+		c->gen = (uint64_t)gen;
 	catalog_hist_forget(c);
 	c->path_dir = 0;
 	c->nfiles = c->ndirs = 0;
@@ -236,12 +240,13 @@ static bool round_of(struct catalog *c, struct batch *b)
 	catalog_batch_take(c, b);
 	err = c->db.sql ? transact(c, b, &more) : -EBADMSG;
 	catalog_batch_end(c, b, !err);
+	if (!err)
+		err = catalog_walk_done(c);
 	if (!err) {
-		catalog_walk_done(c);
 		c->backoff_ns = c->retry_at = 0;
 	} else {
 		catalog_walk_failed(c);
-		rolled_back(c, err);
+		rolled_back(c);
 		if (err == -EBADMSG)
 			rebuild(c);
 	}
@@ -371,7 +376,6 @@ int catalog_open(const struct catalog_config *config, struct catalog **ret,
 static void stop(struct catalog *c)
 {
 	atomic_store(&c->stop, true);
-	catalog_walk_stop(c);
 	catalog_queue_wake(&c->queue);
 	pthread_join(c->thread, NULL);
 }

@@ -303,6 +303,7 @@ int catalog_mark(struct catalog *c, uint64_t key)
 	}
 	if (err != -ENOENT)
 		return err;
+	catalog_touch(c, key);
 	err = catalog_file_get(&c->db, key, &row);
 	if (!err)
 		return catalog_file_refresh(c, key, NULL);

@@ -59,6 +59,8 @@ enum catalog_sql {
 	CQ_DIR_DELETE,
 	CQ_DIRS_OF,
 	CQ_DIRS_TODO,
+	CQ_DIRS_BEHIND,
+	CQ_DIRS_MARKED,
 	CQ_HIST_GET,
 	CQ_HIST_ADD,
 	CQ_HIST_TRIM,
@@ -382,7 +384,7 @@ void catalog_walk_stop(struct catalog *c);
 /* Gives the scanner work and applies what it found. In a transaction. */
 int catalog_walk_some(struct catalog *c, bool *ret_more);
 /* That was committed; or not, and is to be done again. */
-void catalog_walk_done(struct catalog *c);
+int catalog_walk_done(struct catalog *c);
 void catalog_walk_failed(struct catalog *c);
 /* Is there a directory to be walked, and how many are marked? */
 int catalog_walk_due(struct catalog *c, bool *ret, uint64_t *ret_marked);

@@ -107,6 +107,8 @@ const char *const catalog_sql_text[CQ_COUNT] = {
 		       " ORDER BY key LIMIT ?",
 	[CQ_DIRS_TODO] = "SELECT key, handle FROM dirs WHERE gen < ?"
 			 " ORDER BY gen, key LIMIT ?",
+	[CQ_DIRS_BEHIND] = "SELECT EXISTS(SELECT 1 FROM dirs WHERE gen < ?)",
+	[CQ_DIRS_MARKED] = "SELECT count(*) FROM dirs WHERE gen = ?",
 	[CQ_HIST_GET] = "SELECT bucket, files, bytes FROM hist WHERE dir = ?"
 			" ORDER BY bucket",
 	[CQ_HIST_ADD] = "INSERT INTO hist VALUES(?, ?, ?, ?)"

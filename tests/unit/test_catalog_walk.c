@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: MIT */
+#include "catalog_check.h"
+
+static int walk_setup(void **state)
+{
+	struct env *env;
+
+	setup(state);
+	env = *state;
+	env->walk = true;
+	return 0;
+}
+
+static void make_dir(struct env *env, const char *path)
+{
+	assert_int_equal(mkdirat(env->front->root_fd, path + 1, 0700), 0);
+}
+
+/* dirs directories, one in another, each with files. */
+static void make_tree(struct env *env, const char *top, int dirs, int files)
+{
+	char path[2048], file[2100];
+	size_t len;
+
+	snprintf(path, sizeof(path), "%s", top);
+	make_dir(env, path);
+	for (int d = 0; d < dirs; d++) {
+		for (int f = 0; f < files; f++) {
+			snprintf(file, sizeof(file), "%s/f%d", path, f);
+			make_file(env, file, (size_t)(d * 100 + f));
+		}
+		len = strlen(path);
+		snprintf(path + len, sizeof(path) - len, "/d%d", d);
+		make_dir(env, path);
+	}
+}
+
+static void rename_quietly(struct env *env, const char *from, const char *to)
+{
+	assert_int_equal(renameat(env->front->root_fd, from + 1,
+				  env->front->root_fd, to + 1),
+			 0);
+}
+
+static void test_adopt(void **state)
+{
+	struct env *env = *state;
+
+	make_tree(env, "/a", 20, 30);
+	make_tree(env, "/b", 3, 5000);
+	assert_int_equal(linkat(env->front->root_fd, "a/f1",
+				env->front->root_fd, "b/link", 0),
+			 0);
+	assert_int_equal(symlinkat("a", env->front->root_fd, "s"), 0);
+	env_open(env);
+	settled(env, true);
+	assert_catalog_true(env);
+}
+
+/* What nobody told of is found after an end that was not clean, and only then. */
+static void test_unclean(void **state)
+{
+	struct env *env = *state;
+	struct catalog_stats stats;
+
+	make_tree(env, "/a", 5, 10);
+	make_tree(env, "/gone", 5, 10);
+	make_dir(env, "/to");
+	env_open(env);
+	settled(env, true);
+	env_close(env);
+
+	env_open(env);
+	settled(env, true);
+	catalog_stats(env->c, &stats);
+	assert_int_equal(stats.walked, 0);
+	catalog_reader_close(env->r);
+	catalog_abandon(env->c);
+
+	/* A directory, a file and a name elsewhere, others gone or new. */
+	rename_quietly(env, "/a/d0/d1", "/to/moved");
+	rename_quietly(env, "/a/f1", "/to/f");
+	rename_quietly(env, "/a/f2", "/a/other");
+	assert_int_equal(unlinkat(env->front->root_fd, "a/f3", 0), 0);
+	rename_quietly(env, "/gone/d0/d1", "/kept");
+	for (int i = 0; i < 10; i++) {
+		char name[32];
+
+		snprintf(name, sizeof(name), "gone/d0/f%d", i);
+		unlinkat(env->front->root_fd, name, 0);
+		snprintf(name, sizeof(name), "gone/f%d", i);
+		unlinkat(env->front->root_fd, name, 0);
+	}
+	assert_int_equal(unlinkat(env->front->root_fd, "gone/d0", AT_REMOVEDIR),
+			 0);
+	assert_int_equal(unlinkat(env->front->root_fd, "gone", AT_REMOVEDIR),
+			 0);
+	make_tree(env, "/new", 3, 3);
+	env_open(env);
+	settled(env, true);
+	catalog_stats(env->c, &stats);
+	assert_true(stats.walked > 0);
+	assert_catalog_true(env);
+}
+
+/* A walk that ended in the middle goes on where it was. */
+static void test_restart(void **state)
+{
+	struct env *env = *state;
+	struct catalog_stats stats;
+	uint64_t walked = 0;
+
+	make_tree(env, "/a", 100, 100);
+	for (int i = 0; i < 1000 && !walked; i++) {
+		env_open(env);
+		while (!walked) {
+			catalog_stats(env->c, &stats);
+			walked = stats.files > 0 ? stats.walked : 0;
+		}
+		env_close(env);
+	}
+	assert_true(walked > 0);
+	env_open(env);
+	settled(env, true);
+	catalog_stats(env->c, &stats);
+	assert_catalog_true(env);
+}
+
+/* Nothing that was dropped is forgotten. */
+static void test_dropped(void **state)
+{
+	struct env *env = *state;
+	struct catalog_stats stats;
+	char path[64], to[64];
+
+	env_open(env);
+	settled(env, true);
+	catalog_set_limit(env->c, 3);
+	for (int d = 0; d < 30; d++) {
+		snprintf(path, sizeof(path), "/d%d", d);
+		put_dir(env, path);
+		for (int f = 0; f < 30; f++) {
+			snprintf(path, sizeof(path), "/d%d/f%d", d, f);
+			put_file(env, path, (size_t)f);
+		}
+		snprintf(path, sizeof(path), "/d%d/f3", d);
+		snprintf(to, sizeof(to), "/d%d/g", d / 2);
+		if (faccessat(env->front->root_fd, to + 1, F_OK, 0))
+			move_it(env, path, to);
+	}
+	for (int d = 10; d < 20; d++) {
+		snprintf(path, sizeof(path), "/d%d", d);
+		snprintf(to, sizeof(to), "/d%d/sub", d - 10);
+		move_it(env, path, to);
+	}
+	catalog_stats(env->c, &stats);
+	assert_true(stats.dropped > 0);
+	settled(env, true);
+	assert_catalog_true(env);
+}
+
+/* More marks than there is room for: all is walked. */
+static void test_dropped_everywhere(void **state)
+{
+	struct env *env = *state;
+	char path[64];
+
+	for (int d = 0; d < 3000; d++) {
+		snprintf(path, sizeof(path), "/d%d", d);
+		make_dir(env, path);
+	}
+	env_open(env);
+	settled(env, true);
+	catalog_set_limit(env->c, 0);
+	for (int d = 0; d < 3000; d++) {
+		snprintf(path, sizeof(path), "/d%d/f", d);
+		put_file(env, path, 1);
+	}
+	settled(env, true);
+	assert_catalog_true(env);
+}
+
+static void damage(struct env *env)
+{
+	int fd = openat(env->front->meta_fd, CATALOG_NAME, O_RDWR);
+	char junk[8192];
+	struct stat st;
+
+	assert_true(fd >= 0);
+	memset(junk, 0x5a, sizeof(junk));
+	assert_int_equal(fstat(fd, &st), 0);
+	for (off_t off = 0; off < st.st_size; off += sizeof(junk))
+		assert_int_equal(pwrite(fd, junk, sizeof(junk), off),
+				 sizeof(junk));
+	close(fd);
+}
+
+static void test_damaged(void **state)
+{
+	struct env *env = *state;
+	struct catalog_config config = {.front = env->front, .walk = true};
+	char *why = NULL;
+
+	make_tree(env, "/a", 5, 50);
+	env_open(env);
+	settled(env, true);
+	env_close(env);
+	damage(env);
+	assert_int_equal(catalog_open(&config, &env->c, &why), 0);
+	assert_non_null(why);
+	free(why);
+	assert_int_equal(catalog_reader_open(env->c, &env->r), 0);
+	settled(env, true);
+	assert_catalog_true(env);
+}
+
+#define WALK_TEST(name)                                                        \
+	cmocka_unit_test_setup_teardown(name, walk_setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		WALK_TEST(test_adopt),
+		WALK_TEST(test_unclean),
+		WALK_TEST(test_restart),
+		WALK_TEST(test_dropped),
+		WALK_TEST(test_dropped_everywhere),
+		WALK_TEST(test_damaged),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
