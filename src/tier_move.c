@@ -482,6 +482,7 @@ static void submit_one(struct batch *b, struct batch *released,
 	const char *reason;
 	uint64_t size = 0;
 	struct stat st;
+	bool copies;
 	int ret;
 
 	if (b->op != TIER_RESTORE && atomic_load(&b->tier->draining)) {
@@ -515,6 +516,8 @@ static void submit_one(struct batch *b, struct batch *released,
 	}
 	if (b->op == TIER_MIGRATE_RELEASE && file->ea.state == SPILL_MIGRATED)
 		b = released;
+	/* A release costs the same for any size: only syncs count. */
+	copies = b->op != TIER_RELEASE;
 	size = tier_stub_size(file);
 	if (file->ea.state == SPILL_NONE && !tier_stat_node(req->node, &st))
 		size = (uint64_t)st.st_size;
@@ -524,14 +527,14 @@ static void submit_one(struct batch *b, struct batch *released,
 		answer(req, TIER_FAILED, "%s", strerror(ENOMEM));
 		return;
 	}
-	if (size > TIER_SMALL || b->bytes + size > TIER_BATCH_BYTES ||
-	    b->n == b->max)
+	if (b->n == b->max || (copies && (size > TIER_SMALL ||
+					  b->bytes + size > TIER_BATCH_BYTES)))
 		batch_flush(b);
 	if (!b->n)
 		b->path = req->path;
 	b->moves[b->n++] = move;
 	b->bytes += size;
-	if (size > TIER_SMALL && b->op != TIER_RELEASE)
+	if (copies && size > TIER_SMALL)
 		batch_flush(b);
 }
 
