@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The configuration: a file (the input begins with "f"), the options of a
- * remount, one a line (with "r"), or what stands behind -o (anything else).
+ * The configuration: a file (the input begins with "f"), which is also read
+ * again by a mount, the options of a remount, one a line (with "r"), or what
+ * stands behind -o (anything else).
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -88,6 +89,12 @@ static void check_config(const struct config *cfg)
 	must(cfg->recall_timeout_ns <= INT64_MAX);
 	must(cfg->bwlimit <= INT64_MAX);
 	must(cfg->max_threads <= 1024);
+	must(cfg->half_life_ns > 0 && cfg->half_life_ns <= INT64_MAX);
+	must(cfg->cold > 0 && cfg->promote >= 0);
+	must(cfg->background.n <= POLICY_WINDOWS_MAX);
+	must(cfg->reserve_percent >= 0 && cfg->reserve_percent <= 100);
+	must(!cfg->reserve_percent || !cfg->reserve_bytes);
+	must(cfg->breaker >= 0 && cfg->breaker <= 100);
 	if (cfg->fuse_opts)
 		check_fuse_opts(cfg->fuse_opts);
 }
@@ -261,6 +268,68 @@ static void fuzz_remount(const char *text)
 
 /* ---- a file ------------------------------------------------------------------- */
 
+static int some_xattr(void *arg, const char *name, void *buf, size_t size)
+{
+	must(strlen(name) <= 255 && strchr(name, '.'));
+	if (size)
+		memset(buf, 'a', min_t(size_t, size, 3));
+	return (int)strlen(name) % 4;
+}
+
+/* The rules judge, and say no time that has passed. */
+static void judge(const struct config *cfg, const char *text, size_t size)
+{
+	static const char *const paths[] = {"/", "/a", "/scratch/a/b.tmp",
+					    "/a/aaaaaaaaaaaaaaaaaaaaaaaaa/b"};
+	uint64_t hash = size;
+
+	for (size_t i = 0; i < size; i++)
+		hash = hash * 31 + (unsigned char)text[i];
+	for (int i = 0; i < 8; i++, hash *= 6364136223846793005ULL) {
+		int64_t now = (int64_t)hash >> i, until;
+		struct rule_facts facts = {
+			.path = paths[i % 4],
+			.size = hash >> (hash % 64),
+			.access = now - (int64_t)(hash >> 20),
+			.mtime = i % 3 ? now / 2 : INT64_MIN,
+			.ctime = i % 5 ? now / 3 : INT64_MAX,
+			.uid = i % 2,
+			.gid = i % 2,
+			.heat = i % 2 ? HEAT_NONE : now,
+			.xattr = some_xattr,
+		};
+		struct rule_verdict v;
+
+		policy_rules_eval(cfg->rules, &facts, now, &v);
+		must(v.changes_at > now || v.changes_at == INT64_MAX);
+		must(v.rule.name && v.target < (int)cfg->ntargets);
+		must(!v.keep || v.migrate_at == INT64_MAX);
+		policy_windows_open(&cfg->background, now, i * 14, &until);
+		must(until > now || until == INT64_MAX);
+	}
+}
+
+static void reload(const char *path)
+{
+	_cleanup_free_ char *why = NULL, *base = NULL;
+	struct config *cfg, *to = NULL;
+	int err;
+
+	must(asprintf(&base, "spill=a=%s,spill=b=/nowhere/b,low=5", hdd) > 0);
+	cfg = parse(base, &err, &why);
+	must(cfg && (cfg->file = strdup(path)));
+	err = config_reload(cfg, cfg, &to, &why);
+	must(!err == !!to && !err == !why);
+	if (to) {
+		check_config(to);
+		must(to->low == 5 && to->ntargets == 2 && to->rules);
+		must(same_text(to->fuse_opts, cfg->fuse_opts));
+		must(to->passthrough == cfg->passthrough);
+		config_free(to);
+	}
+	config_free(cfg);
+}
+
 static void fuzz_file(const char *text, size_t size)
 {
 	_cleanup_close_ int fd = memfd_create("config", MFD_CLOEXEC);
@@ -282,6 +351,9 @@ static void fuzz_file(const char *text, size_t size)
 		     why[len + 1] <= '9');
 	}
 	check_config(cfg);
+	if (!err && !config_make_rules(cfg, &why))
+		judge(cfg, text, size);
+	reload(path);
 	config_free(cfg);
 }
 
