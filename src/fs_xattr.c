@@ -206,6 +206,10 @@ static int set_flags(fuse_req_t req, struct node *node,
 		close(fd);
 	}
 	tier_meta_end(fs_tier(req), node);
+	/* The kernel does not see that the ctime is another. */
+	if (!err)
+		fuse_lowlevel_notify_inval_inode(fs_of(req)->se, fs_ino(node),
+						 -1, 0);
 	return err;
 }
 
