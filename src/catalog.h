@@ -106,6 +106,10 @@ int catalog_open(const struct catalog_config *config, struct catalog **ret,
 		 char **ret_why);
 /* Takes in what is queued, then closes. NULL is allowed. */
 void catalog_close(struct catalog *catalog);
+/* For who changes the front without one: what there is of it is no longer true,
+ * the next catalog_open() walks over all of it. May block on the front's disk.
+ * -errno: it cannot be marked so, nor removed. */
+int catalog_outdated(struct front *front);
 
 /* On the catalog's thread, for each row that is written: fills in due and rank.
  * path is below the root, "/" first. May read the front (the row's xattrs),

@@ -40,6 +40,7 @@ struct config {
 	unsigned int ntargets;
 
 	bool policy_auto;
+	bool catalog;
 	enum config_passthrough passthrough;
 	uint64_t migrate_age_ns;
 	uint64_t migrate_size;

@@ -80,6 +80,8 @@ bool config_option_same(const char *key, const struct config *a,
 		return a->file && b->file && !strcmp(a->file, b->file);
 	if (!strcmp(key, "passthrough"))
 		return a->passthrough == b->passthrough;
+	if (!strcmp(key, "catalog"))
+		return a->catalog == b->catalog;
 	if (!strcmp(key, "max_threads"))
 		return a->max_threads == b->max_threads;
 	if (!strcmp(key, "io_uring"))

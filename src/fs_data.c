@@ -325,6 +325,8 @@ static void fallocate_finish(struct fs_use *use, int err)
 		fs_become_writer(req, fuse_req_ctx(req)->uid == 0, data.fd);
 		if (fallocate(data.fd, use->mode, use->off, use->len) < 0)
 			err = -errno;
+		else
+			tier_changed(fs_tier(req), use->node);
 		tier_data_put(&data);
 	}
 	fs_reply_err(req, err);
@@ -346,6 +348,8 @@ void fs_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off,
 				(uint64_t)len, !keep);
 	}
 	if (err != -EALREADY) {
+		if (!err)
+			tier_changed(fs_tier(req), node);
 		fs_reply_err(req, err);
 		return;
 	}

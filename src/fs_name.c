@@ -40,8 +40,8 @@ int fs_make(fuse_req_t req, struct node *parent, const char *name, mode_t mode,
 	if (err < 0)
 		return -errno;
 	err = node_lookup(parent, name, ret_stat, ret);
-	if (!err && S_ISREG(mode))
-		tier_created(fs_tier(req), *ret);
+	if (!err && (S_ISREG(mode) || S_ISDIR(mode)))
+		tier_created(fs_tier(req), *ret, parent, name);
 	return err;
 }
 
@@ -151,18 +151,13 @@ void fs_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
 void fs_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
 	struct node *dir = fs_node(req, parent);
-	_cleanup_node_fd_ struct node_fd nfd = NODE_FD_NONE;
 	_cleanup_close_ int fd = -1;
-	int err;
+	int err = -ENOENT;
 
-	err = fs_hidden(dir, name) ? -ENOENT : node_fd_get(dir, &nfd);
-	if (!err) {
+	if (!fs_hidden(dir, name)) {
 		fs_become_root();
 		fd = hold(dir, name);
-		node_dir_lock(dir);
-		if (unlinkat(nfd.fd, name, AT_REMOVEDIR) < 0)
-			err = -errno;
-		node_dir_unlock(dir);
+		err = tier_rmdir(fs_tier(req), dir, name);
 	}
 	if (!err)
 		keep(req, &fd, true);

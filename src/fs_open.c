@@ -314,6 +314,8 @@ static int truncate_do(struct fs_use *use)
 			  use->to_set & FUSE_SET_ATTR_KILL_SUID);
 	if (!use->has_handle)
 		tier_close(fs_tier(req), use->node, use->flags);
+	else if (!err)
+		tier_changed(fs_tier(req), use->node);
 	if (!err)
 		err = fs_setattr_meta(req, use->node, &use->attr, use->to_set);
 	return err;

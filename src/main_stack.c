@@ -19,6 +19,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "catalog.h"
 #include "cleanup.h"
 #include "journal.h"
 #include "log.h"
@@ -112,6 +113,42 @@ static unsigned int fd_cache_size(void)
 	return min_t(rlim_t, limit.rlim_cur / 4, FD_CACHE_MAX);
 }
 
+/* What changes without it is told nobody. */
+static void without_catalog(struct front *front)
+{
+	int err = catalog_outdated(front);
+
+	if (err)
+		log_warn("the catalog cannot be marked as outdated (%s): "
+			 "remove .tierfs/catalog.db before the next mount",
+			 strerror(-err));
+}
+
+/* It is a cache: without it all works but what is asked of it. */
+static void open_catalog(struct stack *stack)
+{
+	const struct catalog_config config = {
+		.front = stack->front,
+		.walk = true,
+	};
+	_cleanup_free_ char *why = NULL;
+	int err;
+
+	if (!stack->config->catalog || stack->config->ro) {
+		without_catalog(stack->front);
+		return;
+	}
+	err = catalog_open(&config, &stack->catalog, &why);
+	if (err) {
+		log_warn("no catalog: %s: report, find and policies have to do "
+			 "without it",
+			 why ? why : strerror(-err));
+		without_catalog(stack->front);
+	} else if (why) {
+		log_warn("catalog: %s", why);
+	}
+}
+
 static int open_tier(struct stack *stack, char **ret_why)
 {
 	struct tier_parts parts = {
@@ -124,6 +161,7 @@ static int open_tier(struct stack *stack, char **ret_why)
 		.ntargets = TIERFS_TARGETS_MAX,
 		.ring = stack->ring,
 		.limit = stack->limit,
+		.catalog = stack->catalog,
 	};
 	int err = tier_start(&parts, &stack->tier);
 
@@ -154,6 +192,7 @@ static int open_all(struct stack *stack, char **ret_why)
 	err = journal_open(stack->front->meta_fd, &stack->journal, ret_why);
 	if (err)
 		return err;
+	open_catalog(stack);
 	err = node_table_new(stack->front, fd_cache_size(), &stack->nodes);
 	if (!err)
 		err = copy_limit_new(stack->config->bwlimit, &stack->limit);
@@ -193,6 +232,7 @@ void stack_close(struct stack *stack)
 	leave_tier_ends();
 	if (stack->tier)
 		tier_stop(stack->tier);
+	catalog_close(stack->catalog);
 	if (stack->journal)
 		journal_close(stack->journal);
 	if (stack->mover)

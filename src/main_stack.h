@@ -15,6 +15,7 @@ struct stack {
 	struct target *targets[TIERFS_TARGETS_MAX]; /* by number */
 	struct ring *ring;
 	struct journal *journal;
+	struct catalog *catalog; /* NULL: there is none */
 	struct node_table *nodes;
 	struct copy_limit *limit;
 	struct mover *mover;

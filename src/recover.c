@@ -308,6 +308,7 @@ static void recover_one(struct tier *tier, const struct to_recover *all,
 	ret = find(tier, intent, &f);
 	if (!ret)
 		ret = recover_found(tier, all, intent, &f);
+	catalog_changed(tier->parts.catalog, &intent->handle, NULL, NULL);
 	if (ret)
 		log_error("recovering object %016" PRIx64
 			  " of inode %llu of the front: %s",

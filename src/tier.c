@@ -232,6 +232,7 @@ int tier_ea_set(struct tier_file *file, struct spill_ea *ea, bool hide)
 	else
 		atomic_fetch_or(&node->flags, NODE_EA);
 	file->ea = *ea;
+	tier_tell_changed(tier, node);
 	return 0;
 }
 

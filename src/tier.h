@@ -32,6 +32,7 @@
 #include "tierfs/target.h"
 
 struct tier;
+struct catalog;
 struct delta_view;
 
 /* ---- life ------------------------------------------------------------- */
@@ -46,6 +47,7 @@ struct tier_parts {
 	unsigned int ntargets;
 	struct ring *ring;	  /* for the mover's I/O on the front */
 	struct copy_limit *limit; /* of the background's bandwidth */
+	struct catalog *catalog;  /* NULL: there is none */
 };
 
 /* What can be changed while it is in use, each by itself: read without a lock,
@@ -250,9 +252,16 @@ int tier_link(struct tier *tier, struct node *node, struct node *newparent,
  * directories, and files with attributes of ours. *ret_quiet: no such call is
  * under way. */
 uint64_t tier_renames(struct tier *tier, bool *ret_quiet);
-/* A file was made by the mount (create, mknod): counted. An O_TMPFILE, which is
- * node_unlinked(), counts from tier_link() on. */
-void tier_created(struct tier *tier, struct node *node);
+/* A file or directory was made by the mount (create, mknod, mkdir): the file is
+ * counted, and the catalog is told. An O_TMPFILE, which is node_unlinked(),
+ * counts from tier_link() on. */
+void tier_created(struct tier *tier, struct node *node, struct node *parent,
+		  const char *name);
+/* rmdir(2) under the directory's lock; the catalog is told, the node is not. */
+int tier_rmdir(struct tier *tier, struct node *parent, const char *name);
+/* A file in use was changed otherwise than by what is above: the catalog is
+ * told. Takes node->lock. */
+void tier_changed(struct tier *tier, struct node *node);
 
 /* ---- what is asked for --------------------------------------------------- */
 

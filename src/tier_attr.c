@@ -210,7 +210,17 @@ void tier_meta_times(struct node *node, const struct timespec times[2])
 	take_time(&file->fill_mtime, times[1]);
 }
 
+/* For a directory, too, whose lock is not held. */
 void tier_meta_end(struct tier *tier, struct node *node)
+{
+	if (S_ISREG(node->type))
+		tier_tell_changed(tier, node);
+	else if (S_ISDIR(node->type))
+		tier_changed(tier, node);
+	tier_meta_unlock(tier, node);
+}
+
+void tier_meta_unlock(struct tier *tier, struct node *node)
 {
 	if (!S_ISREG(node->type))
 		return;

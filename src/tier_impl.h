@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "catalog.h"
 #include "delta.h"
 #include "state.h"
 #include "tier.h"
@@ -245,6 +246,18 @@ void tier_count_resize(struct tier *tier, enum spill_state state,
 int tier_load_counts(struct tier *tier);
 void tier_save_counts(struct tier *tier);
 
+/* -- tier_event.c ------------------------------------------------------- */
+
+/* Tells the catalog that a file or directory may be another, or was opened to
+ * be read. node->lock held. */
+void tier_tell_changed(struct tier *tier, struct node *node);
+void tier_tell_accessed(struct tier *tier, struct node *node);
+/* That it got a name, or lost one. The directory's lock held, or the kernel's. */
+void tier_tell_named(struct tier *tier, const struct front_handle *file,
+		     struct node *parent, const char *name);
+void tier_tell_unnamed(struct tier *tier, const struct front_handle *file,
+		       struct node *parent, const char *name);
+
 /* -- tier.c again ------------------------------------------------------- */
 
 /* To be settled at the next tick. node->lock held. */
@@ -313,6 +326,11 @@ void tier_damage_again(struct tier_file *file);
 /* Of the object of a file without its data; 0: the log, which knows it, cannot
  * be understood. node->lock held. */
 uint64_t tier_object_size(struct tier_file *file);
+
+/* -- tier_attr.c -------------------------------------------------------- */
+
+/* tier_meta_end() of what is told otherwise. */
+void tier_meta_unlock(struct tier *tier, struct node *node);
 
 /* -- tier_open.c -------------------------------------------------------- */
 

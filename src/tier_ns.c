@@ -53,17 +53,17 @@ static const char *orphan_name(uint64_t ino, char buf[ORPHAN_LEN])
 
 /* The node of a name, made if need be: only files with an EA need one. */
 static int name_node(struct tier *tier, struct node *parent, int dirfd,
-		     const char *name, struct node **ret)
+		     const char *name, struct front_handle *ret_handle,
+		     struct node **ret)
 {
 	struct front *front = tier->parts.front;
-	struct front_handle handle;
 	struct spill_ea ea;
 	int err;
 
-	err = front_handle_at(front, dirfd, name, &handle);
+	err = front_handle_at(front, dirfd, name, ret_handle);
 	if (err)
 		return err;
-	*ret = node_find(tier->parts.nodes, &handle);
+	*ret = node_find(tier->parts.nodes, ret_handle);
 	if (*ret)
 		return 0;
 	if (front_ea_get_at(front, dirfd, name, &ea) == -ENODATA)
@@ -195,13 +195,15 @@ int tier_unlink(struct tier *tier, struct node *parent, const char *name)
 {
 	_cleanup_node_fd_ struct node_fd dir = NODE_FD_NONE;
 	_cleanup_(node_unrefp) struct node *node = NULL;
+	struct front_handle handle;
+	bool regular = true;
 	int ret;
 
 	ret = node_fd_get(parent, &dir);
 	if (ret)
 		return ret;
 	node_dir_lock(parent);
-	ret = name_node(tier, parent, dir.fd, name, &node);
+	ret = name_node(tier, parent, dir.fd, name, &handle, &node);
 	if (!ret && node && S_ISREG(node->type)) {
 		pthread_mutex_lock(&node->lock);
 		ret = unlink_node(tier, dir.fd, name, parent, node);
@@ -215,7 +217,30 @@ int tier_unlink(struct tier *tier, struct node *parent, const char *name)
 		else if (S_ISREG(st.st_mode) && st.st_nlink == 1)
 			tier_count(tier, SPILL_NONE, SPILL_STATES,
 				   (uint64_t)st.st_size);
+		else
+			regular = S_ISREG(st.st_mode);
 	}
+	if (!ret && regular)
+		tier_tell_unnamed(tier, &handle, parent, name);
+	node_dir_unlock(parent);
+	return ret;
+}
+
+int tier_rmdir(struct tier *tier, struct node *parent, const char *name)
+{
+	_cleanup_node_fd_ struct node_fd dir = NODE_FD_NONE;
+	struct front_handle handle;
+	int ret;
+
+	ret = node_fd_get(parent, &dir);
+	if (ret)
+		return ret;
+	node_dir_lock(parent);
+	ret = front_handle_at(tier->parts.front, dir.fd, name, &handle);
+	if (!ret && unlinkat(dir.fd, name, AT_REMOVEDIR) < 0)
+		ret = -errno;
+	if (!ret)
+		tier_tell_unnamed(tier, &handle, parent, name);
 	node_dir_unlock(parent);
 	return ret;
 }
@@ -229,6 +254,8 @@ struct rename {
 	const char *name, *newname;
 	unsigned int flags;
 	struct node *node, *victim; /* references; NULL: no need */
+	struct front_handle handle, victim_handle; /* len 0: no such file */
+	bool tell, tell_victim;			   /* the catalog */
 };
 
 /* Renames over a regular file. victim->lock held. */
@@ -317,6 +344,51 @@ static void tell(struct rename *r, bool dirs)
 		tell_one(r->victim, dirs, r->parent, r->name);
 }
 
+/* Does the catalog know files like it? */
+static bool listed(const struct node *node, int dirfd, const char *name)
+{
+	struct stat st;
+	mode_t type = S_IFCHR;
+
+	if (node)
+		type = node->type;
+	else if (!fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW))
+		type = st.st_mode;
+	return S_ISREG(type) || S_ISDIR(type);
+}
+
+/* Both directories' locks held; before the rename, for it asks for what has
+ * the names then. */
+static void tell_prepare(struct rename *r)
+{
+	if (!r->tier->parts.catalog || !r->handle.len ||
+	    (r->victim_handle.len &&
+	     front_handle_equal(&r->handle, &r->victim_handle)))
+		return; /* names of one file: nothing happens */
+	r->tell = listed(r->node, r->fd, r->name);
+	r->tell_victim =
+		r->victim_handle.len && listed(r->victim, r->newfd, r->newname);
+}
+
+static void tell_catalog(struct rename *r)
+{
+	struct catalog *catalog = r->tier->parts.catalog;
+	struct front_handle old, new;
+
+	if (!r->tell && !r->tell_victim)
+		return;
+	old = node_handle(r->parent);
+	new = node_handle(r->newparent);
+	if (r->tell_victim && !(r->flags & RENAME_EXCHANGE))
+		catalog_unnamed(catalog, &r->victim_handle, &new, r->newname);
+	if (r->tell)
+		catalog_renamed(catalog, &r->handle, &old, r->name, &new,
+				r->newname);
+	if (r->tell_victim && r->flags & RENAME_EXCHANGE)
+		catalog_renamed(catalog, &r->victim_handle, &new, r->newname,
+				&old, r->name);
+}
+
 /* Could a walk over the front miss it, to any harm? */
 static bool matters(const struct node *node)
 {
@@ -346,26 +418,31 @@ int tier_rename(struct tier *tier, struct node *parent, const char *name,
 	r.fd = fd.fd;
 	r.newfd = newfd.fd;
 	node_dir_lock2(parent, newparent);
-	ret = name_node(tier, parent, fd.fd, name, &r.node);
+	ret = name_node(tier, parent, fd.fd, name, &r.handle, &r.node);
 	if (!ret)
-		ret = name_node(tier, newparent, newfd.fd, newname, &r.victim);
+		ret = name_node(tier, newparent, newfd.fd, newname,
+				&r.victim_handle, &r.victim);
 	if (ret == -ENOENT && !r.victim)
 		ret = 0; /* the system call says it, or there is none */
 	/* The ctime of what is renamed changes. */
 	if (!ret && r.node && S_ISREG(r.node->type)) {
 		tier_meta_begin(tier, r.node);
-		tier_meta_end(tier, r.node);
+		tier_meta_unlock(tier, r.node);
 	}
 	counted = !ret && (matters(r.node) ||
 			   (flags & RENAME_EXCHANGE && matters(r.victim)));
 	if (counted)
 		atomic_fetch_add(&tier->renames_begun, 1);
-	if (!ret)
+	if (!ret) {
+		tell_prepare(&r);
 		ret = rename_locked(&r);
+	}
 	if (counted)
 		atomic_fetch_add(&tier->renames_ended, 1);
-	if (!ret)
+	if (!ret) {
 		tell(&r, false);
+		tell_catalog(&r);
+	}
 	node_dir_unlock2(parent, newparent);
 	/* A directory's lock is above those of what is in it: told outside. */
 	if (!ret)
@@ -442,13 +519,23 @@ int tier_link(struct tier *tier, struct node *node, struct node *newparent,
 			count_linked(tier, node, fd.fd);
 		node_renamed(node, newparent, newname);
 	}
-	tier_meta_end(tier, node);
+	if (!ret && S_ISREG(node->type)) {
+		struct front_handle handle = node_handle(node);
+
+		tier_tell_named(tier, &handle, newparent, newname);
+	}
+	tier_meta_unlock(tier, node);
 	atomic_fetch_add(&tier->renames_ended, 1);
 	node_dir_unlock(newparent);
 	return ret;
 }
 
-void tier_created(struct tier *tier, struct node *node)
+void tier_created(struct tier *tier, struct node *node, struct node *parent,
+		  const char *name)
 {
-	tier_count(tier, SPILL_STATES, SPILL_NONE, 0);
+	struct front_handle handle = node_handle(node);
+
+	if (S_ISREG(node->type))
+		tier_count(tier, SPILL_STATES, SPILL_NONE, 0);
+	tier_tell_named(tier, &handle, parent, name);
 }

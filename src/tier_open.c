@@ -311,6 +311,8 @@ int tier_open(struct tier *tier, struct node *node, int flags,
 				file->base_size = st.st_size;
 			atomic_fetch_or(&node->flags, NODE_VOLATILE);
 		}
+		if ((flags & O_ACCMODE) != O_WRONLY && !(flags & O_NOATIME))
+			tier_tell_accessed(tier, node);
 	} else if (ret == -EINPROGRESS) {
 		tier_park(file, wait);
 	}
@@ -330,6 +332,7 @@ static void last_writer(struct tier_file *file)
 				  st.st_size - file->base_size);
 	if (file->write_intent || tier_dirty_unsettled(file))
 		tier_unsettled_add(file);
+	tier_tell_changed(file->tier, file->node);
 }
 
 void tier_close(struct tier *tier, struct node *node, int flags)

@@ -207,6 +207,7 @@ static int drop_data(struct tier_move *move)
 				tier_src_put(file->src);
 				file->src = NULL;
 			}
+			tier_tell_changed(file->tier, node);
 		}
 	}
 	fcntl(move->fd, F_SETLEASE, F_UNLCK);

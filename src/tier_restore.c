@@ -209,7 +209,7 @@ static int swap_locked(struct restore *r, struct node *parent)
 	struct front *front = r->tier->parts.front;
 	_cleanup_node_fd_ struct node_fd dir = NODE_FD_NONE;
 	_cleanup_close_ int stub = -1;
-	struct front_handle handle;
+	struct front_handle handle, old = node_handle(r->node), dirh;
 	struct spill_ea ea;
 	struct stat st, named;
 	int fd = r->fd, ret;
@@ -248,6 +248,9 @@ static int swap_locked(struct restore *r, struct node *parent)
 		abort();
 	fault_point("restore-swapped");
 	restore_swapped(r, &ea);
+	dirh = node_handle(parent);
+	catalog_swapped(r->tier->parts.catalog, &old, &handle, &dirh,
+			r->node->name);
 	return 0;
 }
 

@@ -10,6 +10,7 @@
  *   .tierfs/lock       flock()ed by the daemon that serves the front: has its
  *                      pid and pid namespace, and "ending" at 64 when that is
  *                      about to let go of it
+ *   .tierfs/catalog.db SQLite: what is known of all files, a cache
  *   .tierfs/journal.db SQLite: intents in flight, counters, the next oid
  *   .tierfs/staging/   restored files on their way into the namespace
  *   .tierfs/inodes/    old stubs that hold a number another file shows

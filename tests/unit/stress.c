@@ -244,7 +244,8 @@ static void create(unsigned int slot)
 	s->now = id;
 	node = get_node(slot);
 	ok(node, "created", ENOENT);
-	tier_created(rig.tier, node);
+	tier_created(rig.tier, node, node_root(rig.nodes),
+		     slot_name(slot, name));
 	if (linked(slot)) {
 		snprintf(second, sizeof(second), "l%u", slot);
 		err = link_file(node, second);
