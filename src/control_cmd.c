@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "catalog.h"
 #include "cleanup.h"
 #include "control_int.h"
 #include "util.h"
@@ -25,6 +26,8 @@ enum command_kind {
 	KIND_REMOUNT,
 	KIND_CHECK,
 	KIND_DRAIN,
+	KIND_REPORT,
+	KIND_FIND,
 };
 
 /* Keys a command takes beside version and command. */
@@ -37,6 +40,7 @@ enum command_keys {
 	KEY_REMOUNT = 0x20, /* options and check */
 	KEY_CHECK = 0x40,   /* repair, verify, progress */
 	KEY_DRAIN = 0x80,   /* progress */
+	KEY_FILTER = 0x100,
 };
 
 #define KEYS_MOVE (KEY_PATHS | KEY_RECURSIVE | KEY_WAIT)
@@ -60,6 +64,8 @@ static const struct command {
 	{"remount", KIND_REMOUNT, KEY_REMOUNT},
 	{"check", KIND_CHECK, KEY_CHECK},
 	{"drain", KIND_DRAIN, KEY_DRAIN},
+	{"report", KIND_REPORT, KEY_PATHS},
+	{"find", KIND_FIND, KEY_PATHS | KEY_FILTER},
 };
 
 static const struct key {
@@ -80,6 +86,7 @@ static const struct key {
 	{"check", KEY_REMOUNT, JSON_TRUE},
 	{"repair", KEY_CHECK, JSON_TRUE},
 	{"verify", KEY_CHECK, JSON_TRUE},
+	{"filter", KEY_FILTER, JSON_OBJECT},
 };
 
 const char *control_reason(int err, char buf[96])
@@ -231,10 +238,10 @@ static const struct command *request_check(json_t *obj, char why[PROTO_WHY_LEN])
 		}
 	}
 	if (command->kind == KIND_MOVE || command->kind == KIND_CANCEL ||
-	    command->kind == KIND_REMOUNT) {
-		key = command->kind == KIND_MOVE     ? "paths"
-		      : command->kind == KIND_CANCEL ? "job"
-						     : "options";
+	    command->kind == KIND_REMOUNT || command->kind == KIND_FIND) {
+		key = command->kind == KIND_CANCEL    ? "job"
+		      : command->kind == KIND_REMOUNT ? "options"
+						      : "paths";
 		if (!json_object_get(obj, key)) {
 			snprintf(why, PROTO_WHY_LEN, "%s: missing", key);
 			return NULL;
@@ -355,6 +362,16 @@ static bool flag(const json_t *obj, const char *key, bool otherwise)
 	return value ? json_is_true(value) : otherwise;
 }
 
+static void find(struct control_cmd *cmd, const json_t *obj)
+{
+	_cleanup_free_ char *name = NULL;
+	struct catalog_filter filter;
+
+	if (!control_get_filter(json_object_get(obj, "filter"), &filter, &name,
+				cmd->error))
+		control_find(cmd, &filter);
+}
+
 /* A command that takes paths. False: the connection is to be closed. */
 static bool run_paths(struct control_conn *conn, const struct command *command,
 		      const json_t *obj)
@@ -377,6 +394,10 @@ static bool run_paths(struct control_conn *conn, const struct command *command,
 	}
 	if (command->kind == KIND_MOVE)
 		control_move(&cmd);
+	else if (command->kind == KIND_REPORT)
+		control_report(&cmd);
+	else if (command->kind == KIND_FIND)
+		find(&cmd, obj);
 	else
 		status_paths(&cmd);
 	json_decref(cmd.paths);
@@ -385,7 +406,7 @@ static bool run_paths(struct control_conn *conn, const struct command *command,
 		return false;
 	}
 	conn_end(conn, cmd.failed || cmd.stopping ? "failed" : "done",
-		 cmd.stopping ? "interrupted" : "");
+		 cmd.stopping ? "interrupted" : cmd.note);
 	return true;
 }
 
@@ -502,7 +523,8 @@ bool control_request(struct control_conn *conn, const char *line, size_t len)
 		json_decref(obj);
 		return false;
 	}
-	if (command->kind == KIND_MOVE ||
+	if (command->kind == KIND_MOVE || command->kind == KIND_REPORT ||
+	    command->kind == KIND_FIND ||
 	    (command->kind == KIND_STATUS &&
 	     (json_object_get(obj, "paths") || json_object_get(obj, "more"))))
 		ret = run_paths(conn, command, obj);

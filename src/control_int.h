@@ -112,6 +112,7 @@ struct control_cmd {
 	bool stopping;	/* cancelled: nothing new, what runs is cancelled */
 	bool restoring; /* below a directory that is pinned */
 	char error[PROTO_WHY_LEN];
+	char note[96]; /* to be said with the end of one that is done */
 
 	bool failed;   /* some result was */
 	bool complete; /* no more files will come */
@@ -169,6 +170,9 @@ void peer_free(struct peer *peer);
 int peer_open(struct control_conn *conn, const char *path, bool *ret_read);
 /* Opens a directory to read and walk it: O_RDONLY. */
 int peer_opendir(struct control_conn *conn, int dirfd, const char *name);
+/* Opens a directory (below the root) that the peer can list, and look at what is
+ * in it: an O_PATH descriptor. -EACCES, -ENOTDIR and as peer_open(). */
+int peer_list(struct control_conn *conn, const char *path);
 /* peer_open() and its node, with a reference; ret_fd may be NULL. */
 int peer_node(struct control_conn *conn, const char *path, bool *ret_read,
 	      int *ret_fd, struct node **ret);
@@ -200,6 +204,29 @@ json_t *control_queue(struct control *control);
 /* -- control_metrics.c ------------------------------------------------------ */
 /* An array of families. */
 json_t *control_metrics(struct control *control);
+
+/* -- control_report.c ------------------------------------------------------- */
+
+struct catalog_reader;
+struct catalog_filter;
+
+/* What `tierctl status` says of the catalog; null where there is none. */
+json_t *control_catalog(struct control *control);
+/* For a command that reads the catalog, which knows of all that was told before
+ * then. -errno: cmd->error says why. */
+int control_reader(struct control_cmd *cmd, struct catalog_reader **ret);
+/* The catalog's key of a directory that the peer may list. */
+int control_dir_key(struct control_cmd *cmd, const char *path, uint64_t *ret);
+/* Notes that the catalog does not know of all yet. */
+void control_note(struct control_cmd *cmd);
+void control_report(struct control_cmd *cmd);
+
+/* -- control_find.c ------------------------------------------------------------ */
+
+/* Of a request; *ret_name is the pattern's memory. NULL: all files. */
+int control_get_filter(const json_t *obj, struct catalog_filter *ret,
+		       char **ret_name, char why[PROTO_WHY_LEN]);
+void control_find(struct control_cmd *cmd, const struct catalog_filter *filter);
 
 /* -- control_run.c: commands that take paths, while they run ----------------- */
 

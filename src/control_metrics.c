@@ -5,6 +5,7 @@
  */
 #include <stdlib.h>
 
+#include "catalog.h"
 #include "cleanup.h"
 #include "control_int.h"
 #include "util.h"
@@ -120,6 +121,43 @@ static void add_work(const struct control *control, json_t *all)
 	sample(control, f, "", NULL, NULL, node_count(control->parts->nodes));
 }
 
+static void add_catalog(const struct control *control, json_t *all)
+{
+	struct catalog *catalog = control->parts->catalog;
+	struct catalog_stats stats;
+	json_t *f;
+
+	if (!catalog)
+		return;
+	catalog_stats(catalog, &stats);
+	f = family(all, "tierfs_catalog_entries", "gauge", "",
+		   "What the catalog knows, by kind.");
+	sample(control, f, "", "kind", "files", stats.files);
+	sample(control, f, "", "kind", "dirs", stats.dirs);
+	f = family(all, "tierfs_catalog_queued", "gauge", "",
+		   "Events that the catalog has not taken in yet.");
+	sample(control, f, "", NULL, NULL, stats.queued);
+	f = family(all, "tierfs_catalog_marked", "gauge", "",
+		   "Directories that are to be walked.");
+	sample(control, f, "", NULL, NULL, stats.marked);
+	f = family(all, "tierfs_catalog_walking", "gauge", "",
+		   "1 while the catalog does not know of all files yet.");
+	sample(control, f, "", NULL, NULL, stats.walking);
+	f = family(all, "tierfs_catalog_failing", "gauge", "",
+		   "1 while the catalog cannot be written.");
+	sample(control, f, "", NULL, NULL, stats.err != 0);
+	f = family(all, "tierfs_catalog_events", "counter", "",
+		   "Events that the catalog was told.");
+	sample(control, f, "_total", NULL, NULL, stats.events);
+	f = family(all, "tierfs_catalog_dropped", "counter", "",
+		   "Events for which there was no room: directories were "
+		   "marked.");
+	sample(control, f, "_total", NULL, NULL, stats.dropped);
+	f = family(all, "tierfs_catalog_walked", "counter", "",
+		   "Directory entries that the walk has looked at.");
+	sample(control, f, "_total", NULL, NULL, stats.walked);
+}
+
 json_t *control_metrics(struct control *control)
 {
 	json_t *all = json_array(), *f;
@@ -138,5 +176,6 @@ json_t *control_metrics(struct control *control)
 	add_states(control, all);
 	add_targets(control, all);
 	add_work(control, all);
+	add_catalog(control, all);
 	return all;
 }

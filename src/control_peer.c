@@ -212,10 +212,12 @@ static int open_as_is(const struct control *control, const char *path)
 	return fd < 0 ? -errno : fd;
 }
 
-int peer_open(struct control_conn *conn, const char *path, bool *ret_read)
+/* *ret_may: has the peer the rights of mode on it? */
+static int open_as_peer(struct control_conn *conn, const char *path, int mode,
+			bool *ret_may)
 {
-	bool can_read = false;
 	struct peer_saved saved;
+	bool may = false;
 	int fd;
 
 	fd = peer_enter(conn, &saved);
@@ -226,11 +228,31 @@ int peer_open(struct control_conn *conn, const char *path, bool *ret_read)
 	if (fd == 0)
 		fd = open_as_is(conn->control, path);
 	if (fd >= 0)
-		can_read = !peer_access(fd, "", R_OK);
+		may = !peer_access(fd, "", mode);
 	peer_leave(conn, &saved);
-	if (fd >= 0 && ret_read)
-		*ret_read = can_read;
+	if (fd >= 0 && ret_may)
+		*ret_may = may;
 	return fd;
+}
+
+int peer_open(struct control_conn *conn, const char *path, bool *ret_read)
+{
+	return open_as_peer(conn, path, R_OK, ret_read);
+}
+
+int peer_list(struct control_conn *conn, const char *path)
+{
+	bool may = false;
+	_cleanup_close_ int fd = open_as_peer(conn, path, R_OK | X_OK, &may);
+	struct stat st;
+
+	if (fd < 0)
+		return fd;
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	if (!S_ISDIR(st.st_mode))
+		return -ENOTDIR;
+	return may ? steal_fd(&fd) : -EACCES;
 }
 
 int peer_opendir(struct control_conn *conn, int dirfd, const char *name)

@@ -31,32 +31,54 @@ static const struct command commands[] = {
 	 "PATH: each file's state, size, bytes on the front, copies, whether "
 	 "it\n"
 	 "is pinned and how often it is open (who can read it).\n",
-	 true},
+	 true, true, print_file_status},
 	{"migrate", "PATH...", "rRn0f", "copy files to the target",
 	 "Copy the files' data to the target. With --release, also drop it "
 	 "from\n"
 	 "the front afterwards.\n",
-	 true},
+	 true, false, print_move},
 	{"release", "PATH...", "rn0f",
 	 "drop the data of migrated files from the front",
 	 "Drop the data of files that are migrated from the front. What is "
 	 "not\n"
 	 "migrated, or is in use, is refused.\n",
-	 true},
+	 true, false, print_move},
 	{"restore", "PATH...", "rn0f", "bring released files back",
-	 "Bring the data of released files back to the front.\n", true},
+	 "Bring the data of released files back to the front.\n", true, false,
+	 print_move},
 	{"pin", "PATH...", "rn0f", "keep files on the front",
 	 "Keep files on the front, and bring them back if they are released. "
 	 "A\n"
 	 "pinned directory pins all that is below it, now and later; -r "
 	 "changes\n"
 	 "nothing about that.\n",
-	 true},
+	 true, false, print_move},
 	{"unpin", "PATH...", "rn0f", "the opposite",
 	 "Take the pin of files or directories away. With -r, also the pins "
 	 "of\n"
 	 "everything below directories.\n",
-	 true},
+	 true, false, print_move},
+	{"report", "[DIR]", "", "files and bytes by state, size and age",
+	 "Files and bytes below DIR, or the whole mount, by state, size and "
+	 "time of the\n"
+	 "last modification (who can list DIR). They are kept up to date as "
+	 "files change:\n"
+	 "nothing is walked.\n",
+	 true, true, print_report},
+	{"find", "DIR [TEST...]", "", "list files by state, size, age, ...",
+	 "The regular files below DIR for which all tests hold, in no order, "
+	 "from the\n"
+	 "catalog (who can list the directory that a file is in). Tests as of "
+	 "find(1):\n"
+	 "  -state S[,S...]     none, migrating, migrated, released, dirty\n"
+	 "  -size [+-]N[cwbkMGTP], -empty\n"
+	 "  -atime, -mtime, -ctime [+-]DAYS, -amin, -mmin, -cmin "
+	 "[+-]MINUTES\n"
+	 "  -newer FILE, -user NAME, -group NAME, -name GLOB\n"
+	 "  -pinned             itself, not by a directory above\n"
+	 "  -damaged            the object is not what was migrated\n"
+	 "  -print, -print0, -ls\n",
+	 true, true, print_found},
 	{"queue", "", "", "the jobs that run and wait",
 	 "The jobs that run and wait (root).\n", false},
 	{"cancel", "ID...", "", "cancel jobs",
@@ -404,10 +426,12 @@ static int run(struct tool *tool)
 
 	if (opt->command->paths && (opt->nargs > 0 || opt->files_from)) {
 		session_paths(tool);
-		if (strcmp(name, "status"))
+		if (!opt->command->reads)
 			print_summary(tool);
 	} else if (!strcmp(name, "status")) {
 		ask_all(tool, print_mount);
+	} else if (!strcmp(name, "report")) {
+		ask_all(tool, print_report);
 	} else if (!strcmp(name, "queue")) {
 		ask_all(tool, print_job);
 	} else if (!strcmp(name, "check")) {
@@ -432,7 +456,9 @@ int main(int argc, char **argv)
 	struct tool tool = {0};
 	int ret;
 
-	ret = parse(argc, argv, &tool.opt);
+	ret = find_parse(&argc, argv, &tool.opt);
+	if (ret < 0)
+		ret = parse(argc, argv, &tool.opt);
 	if (ret < 0)
 		ret = check(&tool.opt);
 	if (ret < 0 && !tool.opt.front && !daemons_find(&tool))
@@ -448,6 +474,7 @@ int main(int argc, char **argv)
 	}
 	daemons_free(&tool);
 	free(tool.opt.targets);
+	json_decref(tool.opt.filter);
 	if (fflush(stdout) || ferror(stdout)) {
 		complain("standard output", strerror(errno));
 		ret = ret == EXIT_DONE ? EXIT_SOME : ret;

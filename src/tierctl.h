@@ -17,6 +17,8 @@ enum exit_code {
 	EXIT_NONE = 3, /* no daemon, or no right to ask it */
 };
 
+struct tool;
+
 struct command {
 	const char *name;
 	const char *args;    /* for usage */
@@ -24,6 +26,9 @@ struct command {
 	const char *brief;   /* one line */
 	const char *help;
 	bool paths; /* takes PATHs */
+	bool reads; /* and moves nothing */
+	/* Each result of one that takes PATHs. */
+	void (*print)(struct tool *tool, json_t *data);
 };
 
 struct options {
@@ -35,6 +40,8 @@ struct options {
 	char **targets; /* NAME=DIR, NULL at its end */
 	unsigned int ntargets;
 	const char *files_from;
+	json_t *filter; /* of find */
+	bool print0, ls;
 	char **args;
 	int nargs;
 };
@@ -97,6 +104,13 @@ json_t *session_call(struct daemon *d, json_t *request);
 /* Checks all mounts, or the front that nobody serves. */
 void check_mounts(struct tool *tool);
 void check_front(struct tool *tool);
+
+/* -- tierctl_report.c, tierctl_find.c ------------------------------------------------ */
+
+void print_report(struct tool *tool, json_t *data);
+void print_found(struct tool *tool, json_t *data);
+/* Takes find's expression out of argv. -1: go on, else the exit code. */
+int find_parse(int *argc, char **argv, struct options *opt);
 
 /* -- tierctl_print.c: text ------------------------------------------------------- */
 

@@ -137,7 +137,6 @@ void print_move(struct tool *tool, json_t *data)
 {
 	const char *result = str(data, "result");
 	_cleanup_free_ char *path = NULL;
-	bool status = !strcmp(str(data, "op"), "status");
 
 	if (!strcmp(result, "done"))
 		tool->n_done++;
@@ -148,7 +147,7 @@ void print_move(struct tool *tool, json_t *data)
 	else
 		tool->n_bad++;
 	tool->bytes += num(data, "bytes");
-	if (tool->opt.json && !status)
+	if (tool->opt.json && !tool->opt.command->reads)
 		print_json(data);
 	if (!strcmp(result, "refused") || !strcmp(result, "failed")) {
 		tool->failed = true;
@@ -260,6 +259,24 @@ static void print_errors(const json_t *errors)
 	}
 }
 
+static void print_catalog(const json_t *catalog)
+{
+	if (!json_is_object(catalog))
+		return;
+	printf("  catalog     %llu files, %llu directories",
+	       (unsigned long long)num(catalog, "files"),
+	       (unsigned long long)num(catalog, "dirs"));
+	if (num(catalog, "queued"))
+		printf(", %llu events waiting",
+		       (unsigned long long)num(catalog, "queued"));
+	if (truth(catalog, "walking") || num(catalog, "marked"))
+		printf(", incomplete: %llu directories to go",
+		       (unsigned long long)num(catalog, "marked"));
+	if (*str(catalog, "error"))
+		printf(", cannot be written: %s", str(catalog, "error"));
+	printf("\n");
+}
+
 void print_mount(struct tool *tool, json_t *data)
 {
 	static bool more;
@@ -297,6 +314,7 @@ void print_mount(struct tool *tool, json_t *data)
 		printf("  passthrough yes\n");
 	else
 		printf("  passthrough no: %s\n", str(data, "why"));
+	print_catalog(json_object_get(data, "catalog"));
 	print_errors(json_object_get(data, "errors"));
 }
 

@@ -214,7 +214,7 @@ static void send_chunk(struct tool *tool, struct daemon *d, bool more)
 {
 	const struct options *opt = &tool->opt;
 	json_t *obj = json_object();
-	bool moves = strcmp(opt->command->name, "status") != 0;
+	bool moves = !opt->command->reads;
 
 	if (!d->asked) {
 		json_object_set_new(obj, "version",
@@ -227,6 +227,8 @@ static void send_chunk(struct tool *tool, struct daemon *d, bool more)
 			json_object_set_new(obj, "release", json_true());
 		if (opt->no_wait)
 			json_object_set_new(obj, "wait", json_false());
+		if (opt->filter)
+			json_object_set(obj, "filter", opt->filter);
 		if (moves && !opt->json && !opt->quiet && isatty(2))
 			json_object_set_new(obj, "progress", json_true());
 	}
@@ -251,7 +253,7 @@ static void path_failed(struct tool *tool, const char *path, const char *why,
 	else
 		tool->failed = true;
 	tool->n_bad++;
-	if (opt->json && strcmp(opt->command->name, "status")) {
+	if (opt->json && !opt->command->reads) {
 		json_t *data = json_object();
 
 		proto_set_path(data, "path", path);
@@ -333,8 +335,11 @@ static void got_end(struct tool *tool, struct daemon *d, json_t *answer)
 
 	json_unpack(answer, "{s:s, s:s}", "status", &status, "reason", &reason);
 	d->ended = true;
-	if (!strcmp(status, "done"))
+	if (!strcmp(status, "done")) {
+		if (*reason && !tool->opt.quiet)
+			complain(d->mount, reason);
 		return;
+	}
 	if (!strcmp(status, "denied")) {
 		complain(d->mount, reason);
 		tool->denied = true;
@@ -464,9 +469,7 @@ static bool turn(struct tool *tool, bool feeding,
 void session_paths(struct tool *tool)
 {
 	struct source src = {.opt = &tool->opt};
-	bool status = !strcmp(tool->opt.command->name, "status");
-	void (*fn)(struct tool *, json_t *) =
-		status ? print_file_status : print_move;
+	void (*fn)(struct tool *, json_t *) = tool->opt.command->print;
 
 	if (!source_open(&src)) {
 		tool->failed = true;

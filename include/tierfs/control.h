@@ -27,6 +27,11 @@
  *   restore    as release                  the same
  *   pin        as release                  the same
  *   unpin      paths, more, recursive      the same
+ *   report     paths, more                 who can list and search the
+ *                                          directory; each directory. Without
+ *                                          paths: the root
+ *   find       paths, more, filter         the same; each file in directories
+ *                                          that the peer can list and search
  *   queue                                  root; each job
  *   cancel     job (a number of "queue")   root and who asked for the job
  *   metrics                                root; each family
@@ -47,6 +52,12 @@
  *
  *   repair     true: what can be repaired without losing data is
  *   verify     true: all objects are read and their checksums compared
+ *
+ *   filter     an object: all that is given must hold. states: an array of
+ *              names; size, access, mtime, ctime: [MIN, MAX], both included,
+ *              null for no limit, bytes and ns since 1970; uid, gid; name (or
+ *              name_hex): a pattern as of fnmatch(3); flags: an array of
+ *              "pinned", "damaged"
  *
  *   options    what mount -o remount was given, each "KEY" or "KEY=VALUE", or
  *              {"option": ..., "option_hex": ...} as with paths
@@ -75,7 +86,7 @@
  *   {"type": "result", "data": {...}}
  *       hello: {"version", "daemon", "name", "mount", "device"}: the device
  *       number of the mount, as "MAJOR:MINOR".
- *       status, queue: the objects of `tierctl --json`.
+ *       status, queue, report, find: the objects of `tierctl --json`.
  *       commands that move data: {"path", "op", "result", "reason", "bytes"}
  *       with result "done", "already", "refused", "failed"; "queued" when not
  *       waiting. Order is that of completion.
@@ -86,7 +97,8 @@
  *       complete: files and bytes are all there will be.
  *   {"type": "end", "status": S, "reason": "..."}
  *       done     all results are "done", "already" or "queued"; all findings
- *                were repaired
+ *                were repaired. A reason is a note: what was read from the
+ *                catalog is incomplete
  *       failed   some are not
  *       denied   the peer may not ask this
  *       error    the request cannot be understood, or the daemon is busy:
