@@ -217,9 +217,15 @@ const char *config_set_spill(void *field, const char *value)
 /* Above nothing. */
 const char *config_set_half_life(void *field, const char *value)
 {
-	const char *wrong = config_set_time(field, value);
+	uint64_t ns;
+	const char *wrong = config_set_time(&ns, value);
 
-	return wrong || *(uint64_t *)field ? wrong : "nothing has no half";
+	if (wrong)
+		return wrong;
+	if (!ns)
+		return "nothing has no half";
+	*(uint64_t *)field = ns;
+	return NULL;
 }
 
 const char *config_set_bytes(void *field, const char *value)

@@ -4,8 +4,9 @@
  * there is nothing to go back to: fnmatch(3) and all that try one way after the
  * other take exponential time for some patterns.
  *
- * State i is before token i. The literal start of a pattern, by which most paths
- * differ, is compared first.
+ * State i is before token i. Only the states between the lowest and the highest
+ * that is on are looked at, mostly one or two. The literal start and end of a
+ * pattern, by which most texts differ, are compared first.
  */
 #include "policy_glob.h"
 
@@ -38,6 +39,7 @@ struct set {
 struct policy_glob {
 	char *text;
 	size_t nprefix; /* literals at the start */
+	size_t nsuffix; /* at the end, if there is anything else */
 	struct token *tokens;
 	size_t ntokens;
 	struct set *sets;
@@ -140,9 +142,14 @@ static const char *take_stars(struct policy_glob *glob, const char *p)
 	if (n == 1) {
 		add(glob, STAR, 0);
 	} else if (begins && p[n] == '/') {
+		size_t last = glob->ntokens - 1;
+
+		n++;
+		/* Twice is as once. */
+		if (glob->ntokens && glob->tokens[last].kind == DEEP_DIR)
+			return p + n;
 		add(glob, MAYBE, 0);
 		add(glob, DEEP_DIR, 0);
-		n++;
 	} else {
 		add(glob, DEEP, 0);
 	}
@@ -209,6 +216,9 @@ int policy_glob_new(const char *pattern, struct policy_glob **ret,
 	while (glob->nprefix < glob->ntokens &&
 	       glob->tokens[glob->nprefix].kind == LITERAL)
 		glob->nprefix++;
+	while (glob->nprefix + glob->nsuffix < glob->ntokens &&
+	       glob->tokens[glob->ntokens - glob->nsuffix - 1].kind == LITERAL)
+		glob->nsuffix++;
 	*ret = steal_ptr(&glob);
 	return 0;
 }
@@ -218,34 +228,53 @@ const char *policy_glob_text(const struct policy_glob *glob)
 	return glob->text;
 }
 
-/* The states that are reached from those that are on without a byte. */
-static void skip_empty(const struct policy_glob *glob, char *on)
-{
-	for (size_t i = glob->nprefix; i < glob->ntokens; i++) {
-		enum kind kind = glob->tokens[i].kind;
+/* States that are on, all of them from low to high. */
+struct states {
+	char *on;
+	size_t low, high;
+	bool accepts; /* whatever follows */
+};
 
-		if (!on[i])
-			continue;
-		if (kind == STAR || kind == DEEP || kind == MAYBE)
-			on[i + 1] = 1;
-		if (kind == MAYBE)
-			on[i + 2] = 1;
-	}
+/* A state, and those that are reached from it without a byte; stars do not stand
+ * side by side, so these are few. */
+static void enter(const struct policy_glob *glob, struct states *s, size_t i)
+{
+	enum kind kind;
+
+	if (s->on[i])
+		return;
+	s->on[i] = 1;
+	s->low = i < s->low ? i : s->low;
+	s->high = i > s->high ? i : s->high;
+	if (i == glob->ntokens)
+		return;
+	kind = glob->tokens[i].kind;
+	s->accepts |= kind == DEEP && i + 1 == glob->ntokens;
+	if (kind == STAR || kind == DEEP || kind == MAYBE)
+		enter(glob, s, i + 1);
+	if (kind == MAYBE)
+		enter(glob, s, i + 2);
 }
 
-/* From the states in on, by c, to those in next; false: none is left. */
-static bool step(const struct policy_glob *glob, unsigned char c,
-		 const char *on, char *next)
+static void empty(struct states *s, size_t n)
 {
-	char any = 0;
+	s->low = n;
+	s->high = 0;
+}
 
-	memset(next + glob->nprefix, 0, glob->ntokens + 1 - glob->nprefix);
-	for (size_t i = glob->nprefix; i < glob->ntokens; i++) {
+/* From the states in s, which is empty then, by c to those in next. */
+static void step(const struct policy_glob *glob, unsigned char c,
+		 struct states *s, struct states *next)
+{
+	for (size_t i = s->low; i <= s->high; i++) {
 		const struct token *token = &glob->tokens[i];
-		char stays = 0, goes = 0;
+		bool stays = false, goes = false;
 
-		if (!on[i])
+		if (!s->on[i])
 			continue;
+		s->on[i] = 0;
+		if (i == glob->ntokens) /* and there is more */
+			break;
 		switch (token->kind) {
 		case LITERAL:
 			goes = token->byte == c;
@@ -257,41 +286,62 @@ static bool step(const struct policy_glob *glob, unsigned char c,
 			stays = c != '/';
 			break;
 		case DEEP:
-			stays = 1;
+			stays = true;
 			break;
 		case DEEP_DIR:
-			stays = 1;
+			stays = true;
 			goes = c == '/';
 			break;
 		case MAYBE:
 			break;
 		}
-		next[i] |= stays;
-		next[i + 1] |= goes;
-		any |= stays | goes;
+		if (stays)
+			enter(glob, next, i);
+		if (goes)
+			enter(glob, next, i + 1);
 	}
-	if (any)
-		skip_empty(glob, next);
-	return any;
+	empty(s, glob->ntokens + 1);
 }
 
-bool policy_glob_match(const struct policy_glob *glob, const char *text)
+/* Does what is literal at both ends fit? */
+static bool ends_fit(const struct policy_glob *glob, const char *text)
 {
-	char states[2][glob->ntokens + 1];
-	size_t i;
+	size_t len, i;
 
 	for (i = 0; i < glob->nprefix; i++)
 		if ((unsigned char)text[i] != glob->tokens[i].byte)
 			return false; /* at the end of text too */
-	text += i;
-	if (i == glob->ntokens)
-		return !*text;
-	memset(states[0], 0, sizeof(states[0]));
-	states[0][i] = 1;
-	skip_empty(glob, states[0]);
-	for (i = 0; *text; text++, i = !i)
-		if (!step(glob, (unsigned char)*text, states[i != 0],
-			  states[i == 0]))
+	if (!glob->nsuffix)
+		return true;
+	len = i + strlen(text + i);
+	for (i = 1; i <= glob->nsuffix && i + glob->nprefix <= len; i++)
+		if ((unsigned char)text[len - i] !=
+		    glob->tokens[glob->ntokens - i].byte)
 			return false;
-	return states[i != 0][glob->ntokens];
+	return i > glob->nsuffix;
+}
+
+bool policy_glob_match(const struct policy_glob *glob, const char *text)
+{
+	char on[2][glob->ntokens + 1];
+	struct states a = {.on = on[0]}, b = {.on = on[1]};
+
+	if (!ends_fit(glob, text))
+		return false;
+	text += glob->nprefix;
+	if (glob->nprefix == glob->ntokens)
+		return !*text;
+	memset(on, 0, sizeof(on));
+	empty(&a, glob->ntokens + 1);
+	empty(&b, glob->ntokens + 1);
+	enter(glob, &a, glob->nprefix);
+	for (; *text && a.low <= a.high && !a.accepts; text++) {
+		struct states c;
+
+		step(glob, (unsigned char)*text, &a, &b);
+		c = a;
+		a = b;
+		b = c;
+	}
+	return a.accepts || (!*text && a.on[glob->ntokens]);
 }
