@@ -85,19 +85,20 @@ static int count(struct catalog *c)
 }
 
 /* -EBADMSG: it is another front's, or contradicts itself. */
-static int load(struct catalog *c, bool created)
+static int load(struct catalog *c)
 {
 	struct catalog_dir root;
 	int64_t clean = 0, gen = 0;
 	int err;
 
 	err = catalog_db_do(&c->db, CQ_BEGIN);
-	if (!err && created)
-		err = insert_root(c);
 	if (!err)
 		err = catalog_db_meta(&c->db, "clean", &clean);
 	if (!err)
 		err = catalog_db_meta(&c->db, "gen", &gen);
+	/* The schema is all there is. */
+	if (!err && !gen)
+		err = insert_root(c);
 	if (!err)
 		err = catalog_dir_get(&c->db, c->root_key, &root);
 	if (err == -ENOENT ||
@@ -130,7 +131,7 @@ static int open_database(struct catalog *c, char **ret_why)
 	err = catalog_schema_open(c->front, &c->db, &created, ret_why);
 	if (err)
 		return err;
-	err = load(c, created);
+	err = load(c);
 	if (err != -EBADMSG || created)
 		return err;
 	catalog_db_close(&c->db);
@@ -142,7 +143,7 @@ static int open_database(struct catalog *c, char **ret_why)
 	err = catalog_schema_remove(c->front);
 	if (!err)
 		err = catalog_schema_open(c->front, &c->db, &created, NULL);
-	return err ? err : load(c, created);
+	return err ? err : load(c);
 }
 
 /* ---- one transaction -------------------------------------------------------------- */

@@ -191,6 +191,8 @@ static int apply_name(struct catalog *c, struct touch *t,
 		err = -ENOENT;
 	if (err) {
 		*ret_there = catalog_is_gone(err) ? 0 : -1;
+		if (*ret_there < 0)
+			catalog_queue_mark(&c->queue, parent);
 		return catalog_is_fatal(err) || err == -EBADMSG ? err : 0;
 	}
 	*ret_there = 1;

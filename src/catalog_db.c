@@ -51,8 +51,8 @@ int catalog_db_open(int dirfd, int flags, struct catalog_db *ret)
 
 	if (db.dirfd < 0)
 		return -errno;
-	err = catalog_db_errno(
-		&db, journal_sqlite_open_at(db.dirfd, CATALOG_NAME,
+	err = catalog_db_errno(&db, journal_sqlite_open_locking_at(
+					    db.dirfd, CATALOG_NAME,
 					    flags | SQLITE_OPEN_NOMUTEX |
 						    SQLITE_OPEN_PRIVATECACHE,
 					    &db.sql));

@@ -33,6 +33,7 @@
 
 #define DEPTH_MAX 2000
 #define KEYS	  64
+#define TRIES	  20
 
 int catalog_dir_get(struct catalog_db *db, uint64_t key,
 		    struct catalog_dir *ret)
@@ -229,18 +230,33 @@ static int connect_fd(struct catalog *c, int fd,
 	return err ? err : place(c, catalog_key(&above), name, &seen, GEN_NEW);
 }
 
+/* It is there, but something above moved while we looked. */
+static bool moved_meanwhile(int fd, int err)
+{
+	struct stat st;
+
+	return (err == -ELOOP || (catalog_is_gone(err) && err != -EXDEV)) &&
+	       !fstatat(fd, "", &st, AT_EMPTY_PATH) && st.st_nlink;
+}
+
 static int reconnect(struct catalog *c, const struct front_handle *handle)
 {
 	_cleanup_close_ int fd = catalog_dir_open(c, handle, O_PATH);
+	int err, tries = 0;
 
-	return fd < 0 ? fd : connect_fd(c, fd, handle, true, 0);
+	if (fd < 0)
+		return fd;
+	do
+		err = connect_fd(c, fd, handle, true, 0);
+	while (moved_meanwhile(fd, err) && ++tries < TRIES);
+	return err;
 }
 
 int catalog_dir_fd(struct catalog *c, const struct front_handle *handle)
 {
 	_cleanup_close_ int fd = -1;
 	struct parent_fd *slot;
-	int err;
+	int err, tries = 0;
 
 	for (int i = 0; i < PARENT_FDS; i++)
 		if (c->parents[i].fd >= 0 &&
@@ -249,7 +265,13 @@ int catalog_dir_fd(struct catalog *c, const struct front_handle *handle)
 	fd = catalog_dir_open(c, handle, O_PATH);
 	if (fd < 0)
 		return fd;
-	err = connect_fd(c, fd, handle, false, 0);
+	do
+		err = connect_fd(c, fd, handle, false, 0);
+	while (moved_meanwhile(fd, err) && ++tries < TRIES);
+	if (tries == TRIES) {
+		catalog_queue_mark(&c->queue, catalog_key(handle));
+		err = -EAGAIN;
+	}
 	if (err)
 		return err;
 	slot = &c->parents[c->next_parent++ % PARENT_FDS];

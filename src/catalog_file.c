@@ -209,6 +209,9 @@ static void limbo_put(struct catalog *c, const struct catalog_row *row)
 {
 	if (row->heat == HEAT_NONE)
 		return;
+	/* The numbers go round from LIMBO to 2 * LIMBO. */
+	if (c->next_limbo == 2 * LIMBO)
+		c->next_limbo = LIMBO;
 	c->limbo[c->next_limbo++ % LIMBO] =
 		(struct limbo){.handle = row->handle,
 			       .heat = row->heat,
@@ -218,7 +221,7 @@ static void limbo_put(struct catalog *c, const struct catalog_row *row)
 static void limbo_get(struct catalog *c, const struct front_handle *handle,
 		      struct catalog_row *row)
 {
-	for (size_t i = 0; i < LIMBO; i++) {
+	for (size_t i = 0; i < LIMBO && i < c->next_limbo; i++) {
 		const struct limbo *l = &c->limbo[i];
 
 		if (!l->handle.len || !front_handle_equal(&l->handle, handle))

@@ -79,31 +79,37 @@ void catalog_hist_stop(struct catalog *c)
 static int delta_of(struct hist_pending *p, uint64_t dir,
 		    struct histogram **ret)
 {
-	struct hist_delta *delta, *const *found;
+	struct hist_delta key, *delta, *const *found;
 
-	delta = calloc(1, sizeof(*delta));
-	if (!delta)
-		return -ENOMEM;
-	delta->dir = dir;
+	if (p->n && p->all[p->n - 1]->dir == dir) {
+		*ret = &p->all[p->n - 1]->h;
+		return 0;
+	}
+	key.dir = dir;
+	found = tfind(&key, &p->tree, compare_dir);
+	if (found) {
+		*ret = &(*found)->h;
+		return 0;
+	}
 	if (p->n == p->cap) {
 		size_t cap = p->cap ? 2 * p->cap : 64;
 		void *all = reallocarray(p->all, cap, sizeof(*p->all));
 
-		if (!all) {
-			free(delta);
+		if (!all)
 			return -ENOMEM;
-		}
 		p->all = all;
 		p->cap = cap;
 	}
-	found = tsearch(delta, &p->tree, compare_dir);
-	if (!found || *found != delta)
-		free(delta);
-	else
-		p->all[p->n++] = delta;
-	if (!found)
+	delta = calloc(1, sizeof(*delta));
+	if (!delta)
 		return -ENOMEM;
-	*ret = &(*found)->h;
+	delta->dir = dir;
+	if (!tsearch(delta, &p->tree, compare_dir)) {
+		free(delta);
+		return -ENOMEM;
+	}
+	p->all[p->n++] = delta;
+	*ret = &delta->h;
 	return 0;
 }
 

@@ -266,7 +266,8 @@ struct catalog {
 	void *judge_arg;
 	int64_t half_life_ns;
 	uint64_t fingerprint;
-	bool judge_new; /* C has not seen it yet */
+	bool judge_new;		 /* C has not seen it yet */
+	_Atomic(bool) has_judge; /* judge is not NULL */
 
 	/* -- under lock -- */
 	pthread_mutex_t lock;

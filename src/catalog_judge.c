@@ -30,6 +30,7 @@ void catalog_judge(struct catalog *c, catalog_judge_fn fn, void *arg,
 	c->half_life_ns = half_life_ns > 0 ? half_life_ns : HALF_LIFE;
 	c->fingerprint = fingerprint;
 	c->judge_new = fn != NULL;
+	atomic_store(&c->has_judge, fn != NULL);
 	pthread_mutex_unlock(&c->judge_lock);
 	catalog_queue_wake(&c->queue);
 }
@@ -90,6 +91,8 @@ int catalog_judge_row(struct catalog *c, struct catalog_row *row)
 {
 	int err = 0;
 
+	if (!atomic_load(&c->has_judge))
+		return 0;
 	pthread_mutex_lock(&c->judge_lock);
 	if (c->judge) {
 		err = set_path(c, row->home, row->name);
@@ -178,23 +181,13 @@ static int judge_one(struct catalog *c, struct catalog_row *row)
 	return catalog_db_step(&c->db, CQ_FILE_JUDGED);
 }
 
-static bool has_judge(struct catalog *c)
-{
-	bool has;
-
-	pthread_mutex_lock(&c->judge_lock);
-	has = c->judge != NULL;
-	pthread_mutex_unlock(&c->judge_lock);
-	return has;
-}
-
 int catalog_judge_some(struct catalog *c, bool *ret_more)
 {
 	sqlite3_stmt *st;
 	int err = 0, n = 0;
 
 	*ret_more = false;
-	if (!c->judge_all || !has_judge(c))
+	if (!c->judge_all || !atomic_load(&c->has_judge))
 		return 0;
 	st = catalog_db_stmt(&c->db, CQ_FILES_AFTER, &err);
 	if (!st)

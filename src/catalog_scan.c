@@ -49,15 +49,15 @@ struct room {
 	struct listed listed[PART];
 	char *names;
 	size_t len, cap;
-	uint64_t *keys;
-	size_t nkeys, keys_cap;
+	struct scan_keys files, dirs;
 };
 
 void scan_chunk_free(struct scan_chunk *chunk)
 {
 	free(chunk->entries);
 	free(chunk->names);
-	free(chunk->keys);
+	free(chunk->files.keys);
+	free(chunk->dirs.keys);
 	free(chunk);
 }
 
@@ -133,18 +133,18 @@ static int add_name(struct room *room, size_t at, const struct dirent *entry)
 	return 0;
 }
 
-static int add_key(struct room *room, uint64_t key)
+static int add_key(struct scan_keys *k, uint64_t key)
 {
-	if (room->nkeys == room->keys_cap) {
-		size_t cap = 2 * room->keys_cap + 1024;
-		void *keys = reallocarray(room->keys, cap, sizeof(key));
+	if (k->n == k->cap) {
+		size_t cap = 2 * k->cap + 1024;
+		void *keys = reallocarray(k->keys, cap, sizeof(key));
 
 		if (!keys)
 			return -ENOMEM;
-		room->keys = keys;
-		room->keys_cap = cap;
+		k->keys = keys;
+		k->cap = cap;
 	}
-	room->keys[room->nkeys++] = key;
+	k->keys[k->n++] = key;
 	return 0;
 }
 
@@ -196,7 +196,9 @@ static int look_at(struct scan *s, struct room *room, int fd, size_t n,
 			continue;
 		if (!S_ISREG(entry->seen.type) && !S_ISDIR(entry->seen.type))
 			continue;
-		err = add_key(room, entry->seen.key);
+		err = add_key(S_ISDIR(entry->seen.type) ? &room->dirs
+							: &room->files,
+			      entry->seen.key);
 		if (err)
 			return err;
 		chunk->n++;
@@ -234,17 +236,27 @@ static struct scan_chunk *chunk_new(struct scan *s, struct scan_job *job)
 	return chunk;
 }
 
-static int last_keys(struct room *room, struct scan_chunk *chunk)
+/* What is handed over is as large as it must be, and the room is kept. */
+static int last_keys(struct scan_keys *k, struct scan_keys *ret)
 {
-	if (!room->nkeys)
+	if (!k->n)
 		return 0;
-	qsort(room->keys, room->nkeys, sizeof(*room->keys), compare_key);
-	chunk->keys = reallocarray(NULL, room->nkeys, sizeof(*room->keys));
-	if (!chunk->keys)
+	qsort(k->keys, k->n, sizeof(*k->keys), compare_key);
+	ret->keys = reallocarray(NULL, k->n, sizeof(*k->keys));
+	if (!ret->keys)
 		return -ENOMEM;
-	memcpy(chunk->keys, room->keys, room->nkeys * sizeof(*room->keys));
-	chunk->nkeys = room->nkeys;
+	memcpy(ret->keys, k->keys, k->n * sizeof(*k->keys));
+	ret->n = k->n;
 	return 0;
+}
+
+static void keys_reset(struct scan_keys *k)
+{
+	k->n = 0;
+	if (k->cap <= 65536)
+		return;
+	free(k->keys);
+	*k = (struct scan_keys){0};
 }
 
 static int open_job(struct scan *s, struct scan_job *job)
@@ -267,7 +279,6 @@ static void scan_dir(struct scan *s, struct room *room, struct scan_job *job)
 	DIR *dir = NULL;
 	int more, fd;
 
-	room->nkeys = 0;
 	fd = open_job(s, job);
 	if (fd >= 0)
 		dir = fdopendir(fd);
@@ -284,17 +295,16 @@ static void scan_dir(struct scan *s, struct room *room, struct scan_job *job)
 			more = list_part(s, room, dir, chunk);
 		chunk->last = more <= 0;
 		if (!more)
-			more = last_keys(room, chunk);
+			more = last_keys(&room->files, &chunk->files);
+		if (!more)
+			more = last_keys(&room->dirs, &chunk->dirs);
 		chunk->err = min_t(int, more, 0);
 		deliver(s, chunk);
 	} while (more > 0 && !stopped(s));
 	if (dir)
 		closedir(dir);
-	if (room->keys_cap > 65536) {
-		free(room->keys);
-		room->keys = NULL;
-		room->keys_cap = 0;
-	}
+	keys_reset(&room->files);
+	keys_reset(&room->dirs);
 }
 
 static void *scan_run(void *arg)
@@ -323,7 +333,8 @@ static void *scan_run(void *arg)
 	pthread_mutex_unlock(&s->lock);
 	if (room) {
 		free(room->names);
-		free(room->keys);
+		free(room->files.keys);
+		free(room->dirs.keys);
 	}
 	free(room);
 	return NULL;

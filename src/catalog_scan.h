@@ -35,8 +35,10 @@ struct scan_chunk {
 	struct scan_entry *entries;
 	char *names;
 	/* With last: the keys of all parts, sorted. */
-	uint64_t *keys;
-	size_t nkeys;
+	struct scan_keys {
+		uint64_t *keys;
+		size_t n, cap;
+	} files, dirs;
 };
 
 struct scan;

@@ -19,6 +19,10 @@
  * front's, is removed and made anew. Checking every page takes as long as
  * reading them, so only the schema is read here; a page that turns out to be
  * damaged later has the file made anew then.
+ *
+ * Of a front that was taken over from a dead daemon the file may be locked by
+ * what is left of that, for ever: then the catalog is a copy of it. With locks,
+ * for without them there is no WAL with several connections.
  */
 #include "catalog_int.h"
 
@@ -215,11 +219,54 @@ static int open_once(struct front *front, struct catalog_db *ret,
 	return 0;
 }
 
+static int copy(int dirfd, const char *name)
+{
+	_cleanup_close_ int from = -1, to = -1;
+	char tmp[64];
+	ssize_t n;
+
+	from = openat(dirfd, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	if (from < 0)
+		return errno == ENOENT ? 0 : -errno;
+	snprintf(tmp, sizeof(tmp), "%s.new", name);
+	to = openat(dirfd, tmp,
+		    O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC,
+		    0600);
+	if (to < 0)
+		return -errno;
+	while ((n = copy_file_range(from, NULL, to, NULL, 1 << 30, 0)) > 0)
+		;
+	if (n < 0 || renameat(dirfd, tmp, dirfd, name) < 0) {
+		int err = -errno;
+
+		unlinkat(dirfd, tmp, 0);
+		return err;
+	}
+	return 0;
+}
+
+/* So that nobody else has it open. */
+static int copy_all(struct front *front)
+{
+	int err;
+
+	/* Database and WAL fit, or the WAL is not used. */
+	err = copy(front->meta_fd, CATALOG_NAME);
+	if (!err)
+		err = copy(front->meta_fd, CATALOG_NAME "-wal");
+	if (!err && unlinkat(front->meta_fd, CATALOG_NAME "-shm", 0) < 0 &&
+	    errno != ENOENT)
+		err = -errno;
+	return err ? catalog_schema_remove(front) : 0;
+}
+
 int catalog_schema_open(struct front *front, struct catalog_db *ret,
 			bool *ret_created, char **ret_why)
 {
-	int err = open_once(front, ret, ret_created);
+	int err = front->took_over ? copy_all(front) : 0;
 
+	if (!err)
+		err = open_once(front, ret, ret_created);
 	if (err != -EBADMSG && err != -EIO && err != -ELOOP)
 		return err;
 	fail_why(ret_why, err,

@@ -164,13 +164,13 @@ static int compare_key(const void *a, const void *b)
 	return (*x > *y) - (*x < *y);
 }
 
-static bool was_seen(const struct scan_chunk *chunk, uint64_t key)
+static bool was_seen(const struct scan_keys *k, uint64_t key)
 {
-	return chunk->nkeys && bsearch(&key, chunk->keys, chunk->nkeys,
-				       sizeof(key), compare_key);
+	return k->n && bsearch(&key, k->keys, k->n, sizeof(key), compare_key);
 }
 
-/* Looks at what is known there and was not listed. */
+/* Looks at what is known there and was not listed, as what it is: a number may
+ * have been a file's and be a directory's. */
 static int apply_unseen(struct catalog *c, const struct scan_chunk *chunk,
 			bool dirs)
 {
@@ -182,7 +182,8 @@ static int apply_unseen(struct catalog *c, const struct scan_chunk *chunk,
 		n = catalog_db_keys(&c->db, dirs ? CQ_DIRS_OF : CQ_FILES_OF,
 				    dir, after, keys, KEYS);
 		for (int i = 0; !err && i < n; i++) {
-			if (was_seen(chunk, keys[i]))
+			if (was_seen(dirs ? &chunk->dirs : &chunk->files,
+				     keys[i]))
 				continue;
 			err = dirs ? catalog_dir_verify(c, keys[i])
 				   : catalog_file_refresh(c, keys[i], NULL);

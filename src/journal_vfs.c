@@ -60,6 +60,8 @@ static int register_one(sqlite3_vfs *vfs, const char *base, const char *name)
 
 static void vfs_register(void)
 {
+	/* Nobody asks for it, and it is a lock at each allocation. */
+	sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0);
 	vfs_err = sqlite3_initialize();
 	if (!vfs_err)
 		vfs_err = register_one(&vfs_at, "unix", "tierfs-at");
@@ -73,8 +75,8 @@ void journal_ignore_locks(void)
 	atomic_store(&no_locks, true);
 }
 
-int journal_sqlite_open_at(int dirfd, const char *name, int flags,
-			   struct sqlite3 **ret)
+static int open_at(int dirfd, const char *name, int flags, bool locks,
+		   struct sqlite3 **ret)
 {
 	static pthread_once_t once = PTHREAD_ONCE_INIT;
 	char path[PROC_FD_LEN + 64], proc[PROC_FD_LEN];
@@ -86,6 +88,17 @@ int journal_sqlite_open_at(int dirfd, const char *name, int flags,
 		return vfs_err;
 	snprintf(path, sizeof(path), "%s/%s", proc_fd_path(dirfd, proc), name);
 	return sqlite3_open_v2(path, ret, flags,
-			       atomic_load(&no_locks) ? vfs_at_none.zName
-						      : vfs_at.zName);
+			       locks ? vfs_at.zName : vfs_at_none.zName);
+}
+
+int journal_sqlite_open_at(int dirfd, const char *name, int flags,
+			   struct sqlite3 **ret)
+{
+	return open_at(dirfd, name, flags, !atomic_load(&no_locks), ret);
+}
+
+int journal_sqlite_open_locking_at(int dirfd, const char *name, int flags,
+				   struct sqlite3 **ret)
+{
+	return open_at(dirfd, name, flags, true, ret);
 }

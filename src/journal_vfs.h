@@ -16,5 +16,8 @@ struct sqlite3;
  * are not followed: SQLITE_CANTOPEN. */
 int journal_sqlite_open_at(int dirfd, const char *name, int flags,
 			   struct sqlite3 **ret);
+/* The same, with its locks even after journal_ignore_locks(). */
+int journal_sqlite_open_locking_at(int dirfd, const char *name, int flags,
+				   struct sqlite3 **ret);
 
 #endif

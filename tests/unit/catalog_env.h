@@ -27,6 +27,9 @@ struct env {
 	struct catalog *c;
 	struct catalog_reader *r;
 	bool walk;
+	/* Of a file that got another name and lost it, both of which was
+	 * dropped, the ctime is an older one. */
+	bool old_ctime;
 };
 
 static inline void env_open(struct env *env)
