@@ -366,12 +366,12 @@ int config_check_values(const struct config *cfg, char **ret_why)
 				"options low=%g, high=%g: low is not below "
 				"high",
 				cfg->low, cfg->high);
-	if (cfg->strategy == STRATEGY_HEAT && cfg->promote &&
-	    cfg->promote <= cfg->cold)
+	if (cfg->strategy == STRATEGY_HEAT && cfg->promote_at &&
+	    cfg->promote_at <= cfg->cold)
 		return fail_why(ret_why, -EINVAL,
 				"options cold=%g, promote=%g: promote is not "
 				"above cold",
-				cfg->cold, cfg->promote);
+				cfg->cold, cfg->promote_at);
 	return 0;
 }
 

@@ -55,8 +55,10 @@ struct config {
 	enum policy_strategy strategy;
 	uint64_t half_life_ns; /* > 0 */
 	double cold;	       /* heat: below it migrates, > 0 */
-	double promote;	       /* heat: a released file that is at least so hot
-				* is restored; 0: none */
+	double promote;	       /* a released file that is at least so hot is
+				* restored; 0: none. Set by config_make_rules():
+				* promote_at with strategy=heat, else 0 */
+	double promote_at;
 	struct policy_windows background;
 	uint64_t restore_budget; /* bytes a day by reads; 0: no limit */
 	/* Room kept for restores: per cent of the front, or bytes. One is 0. */

@@ -162,7 +162,7 @@ static const struct option options[] = {
 	{.key = "promote",
 	 .arg = "NUMBER|none",
 	 .set = config_set_promote,
-	 .field = FIELD(promote),
+	 .field = FIELD(promote_at),
 	 .def = "3",
 	 .help = "strategy=heat: restore what gets so hot",
 	 .changes = true},

@@ -67,7 +67,7 @@ struct config_section {
 
 extern const struct config_section config_rule_section;
 
-/* Makes cfg->rules of what cfg says now. */
+/* Makes cfg->rules, and cfg->promote, of what cfg says now. */
 int config_make_rules(struct config *cfg, char **ret_why);
 
 /* Reads path into cfg. -ENOENT: there is none, without a message. */

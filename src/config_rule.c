@@ -162,5 +162,6 @@ int config_make_rules(struct config *cfg, char **ret_why)
 		return err;
 	policy_rules_unref(cfg->rules);
 	cfg->rules = rules;
+	cfg->promote = cfg->strategy == STRATEGY_HEAT ? cfg->promote_at : 0;
 	return 0;
 }

@@ -90,7 +90,7 @@ static void check_config(const struct config *cfg)
 	must(cfg->bwlimit <= INT64_MAX);
 	must(cfg->max_threads <= 1024);
 	must(cfg->half_life_ns > 0 && cfg->half_life_ns <= INT64_MAX);
-	must(cfg->cold > 0 && cfg->promote >= 0);
+	must(cfg->cold > 0 && cfg->promote_at >= 0);
 	must(cfg->background.n <= POLICY_WINDOWS_MAX);
 	must(cfg->reserve_percent >= 0 && cfg->reserve_percent <= 100);
 	must(!cfg->reserve_percent || !cfg->reserve_bytes);

@@ -157,7 +157,8 @@ static void what_the_options_set(void **state)
 
 	assert_int_equal(cfg->strategy, STRATEGY_AGE);
 	assert_true(cfg->half_life_ns == 7 * 86400ULL * NSEC_PER_SEC);
-	assert_true(cfg->cold == 0.5 && cfg->promote == 3);
+	assert_true(cfg->cold == 0.5 && cfg->promote_at == 3);
+	assert_true(cfg->promote == 0); /* not with age */
 	assert_true(cfg->background.always);
 	assert_true(cfg->restore_budget == 0);
 	assert_true(cfg->reserve_percent == 2 && !cfg->reserve_bytes);
@@ -193,6 +194,7 @@ static void by_a_remount(void **state)
 	struct config *cfg = config_of("[tierfs]\nspill = hdd=/hdd\n"
 				       "[rule a]\nname = *.a\ntarget = hdd\n");
 	char *const age[] = {(char *)"migrate_age=3d", NULL};
+	char *const heat[] = {(char *)"strategy=heat", NULL};
 	char *const rate[] = {(char *)"walk_rate=3", NULL};
 	struct config *to = NULL;
 	char *why = NULL;
@@ -201,6 +203,10 @@ static void by_a_remount(void **state)
 	assert_int_equal(policy_rules_count(to->rules), 1);
 	assert_true(policy_rules_fingerprint(to->rules) !=
 		    policy_rules_fingerprint(cfg->rules));
+	assert_true(to->promote == 0);
+	config_free(to);
+	assert_int_equal(config_remount(cfg, heat, &to, &why), 0);
+	assert_true(to->promote == 3);
 	config_free(to);
 	assert_int_equal(config_remount(cfg, rate, &to, &why), -EINVAL);
 	assert_string_equal(why, "option walk_rate=3: cannot be changed while "
