@@ -5,8 +5,7 @@
  * One thread accepts; each connection has a thread, which may block: on its
  * client (which only stalls its own command), on the front, on jobs. Their
  * number is bounded, for each user too, so that a user can neither exhaust the
- * daemon nor keep root out. A command that goes on without its client takes
- * such a place as well. When places are wanted, clients that are waited for
+ * daemon nor keep root out. When places are wanted, clients that are waited for
  * lose theirs.
  *
  * The socket is bound under another name and renamed into place, so it is
@@ -15,7 +14,7 @@
  *
  * Stopping: every connection is shut down, which each thread sees in poll(2)
  * or send(2), and cancels what it asked for; control_stop() waits for all of
- * them, and for the requests that nobody waited for. A thread is detached and
+ * them, and for what runs batches (control_batch.c). A thread is detached and
  * counted under the lock; its last act is to count itself out.
  */
 #include "control.h"
@@ -142,7 +141,7 @@ void conn_end(struct control_conn *conn, const char *status, const char *reason)
 
 /* ---- connections --------------------------------------------------------- */
 
-static void conn_free(struct control_conn *conn)
+void conn_free(struct control_conn *conn)
 {
 	if (conn->fd >= 0)
 		close(conn->fd);
@@ -150,7 +149,6 @@ static void conn_free(struct control_conn *conn)
 		close(conn->event_fd);
 	peer_free(&conn->peer);
 	proto_lines_free(&conn->lines);
-	control_later_free(conn->later);
 	free(conn->out);
 	free(conn);
 }
@@ -193,10 +191,7 @@ static void *conn_thread(void *arg)
 	struct control_conn *conn = arg;
 	struct control *control = conn->control;
 
-	if (conn->fd >= 0)
-		conn_serve(conn);
-	else
-		control_move_later(conn);
+	conn_serve(conn);
 	pthread_mutex_lock(&control->lock);
 	cds_list_del(&conn->link);
 	pthread_mutex_unlock(&control->lock);
@@ -275,7 +270,7 @@ static int conn_start(struct control_conn *conn)
 	return err;
 }
 
-static struct control_conn *conn_new(struct control *control, int fd)
+struct control_conn *conn_new(struct control *control, int fd)
 {
 	struct control_conn *conn = calloc(1, sizeof(*conn));
 
@@ -290,32 +285,6 @@ static struct control_conn *conn_new(struct control *control, int fd)
 		return NULL;
 	}
 	return conn;
-}
-
-int conn_continue(struct control_conn *conn, struct control_later *later)
-{
-	struct control_conn *new = conn_new(conn->control, -1);
-
-	if (!new || peer_copy(&conn->peer, &new->peer)) {
-		if (new)
-			conn_free(new);
-		control_later_free(later);
-		return -ENOMEM;
-	}
-	new->later = later;
-	return conn_start(new);
-}
-
-void control_later_free(struct control_later *later)
-{
-	while (later) {
-		struct control_later *next = later->next;
-
-		free(later->path);
-		free(later->as);
-		free(later);
-		later = next;
-	}
 }
 
 static void refuse(int fd, const char *reason)
@@ -477,6 +446,7 @@ static void control_free(struct control *control)
 	if (control->stop_fd >= 0)
 		close(control->stop_fd);
 	peer_free(&control->self);
+	batches_forget(control);
 	pthread_mutex_destroy(&control->lock);
 	pthread_cond_destroy(&control->cond);
 	free(control->mountpoint);
@@ -508,6 +478,7 @@ static struct control *control_new(const struct control_parts *parts)
 	control->listen_fd = -1;
 	CDS_INIT_LIST_HEAD(&control->conns);
 	CDS_INIT_LIST_HEAD(&control->live);
+	CDS_INIT_LIST_HEAD(&control->jobs);
 	pthread_mutex_init(&control->lock, NULL);
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
@@ -535,6 +506,7 @@ int control_start(const struct control_parts *parts, struct control **ret,
 		*ret_why = strdup("out of memory");
 		return -ENOMEM;
 	}
+	batches_load(control);
 	err = socket_make(control, ret_why);
 	if (err) {
 		control_free(control);
@@ -548,6 +520,7 @@ int control_start(const struct control_parts *parts, struct control **ret,
 		control_free(control);
 		return err;
 	}
+	batches_start(control);
 	*ret = control;
 	return 0;
 }
@@ -562,7 +535,7 @@ void control_set_passthrough(struct control *control, bool passthrough,
 	pthread_mutex_unlock(&control->lock);
 }
 
-/* Waits up to 200 ms for conns or orphans to become fewer. Lock held. */
+/* Waits up to 200 ms for conns or runners to become fewer. Lock held. */
 static void stop_wait(struct control *control)
 {
 	struct timespec until = timespec_from_ns(monotonic_ns() + 200000000);
@@ -573,6 +546,7 @@ static void stop_wait(struct control *control)
 void control_stop(struct control *control)
 {
 	struct control_conn *conn;
+	struct control_job *job;
 
 	if (!control)
 		return;
@@ -586,15 +560,12 @@ void control_stop(struct control *control)
 			shutdown(conn->fd, SHUT_RDWR);
 		eventfd_write(conn->event_fd, 1);
 	}
-	while (control->nconns > 0)
-		stop_wait(control);
-	while (control->norphans > 0) {
-		pthread_mutex_unlock(&control->lock);
-		control_cancel_live(control, NULL);
-		pthread_mutex_lock(&control->lock);
-		if (control->norphans > 0)
-			stop_wait(control);
+	cds_list_for_each_entry (job, &control->jobs, link) {
+		if (job->event_fd >= 0)
+			eventfd_write(job->event_fd, 1);
 	}
+	while (control->nconns > 0 || control->nrunners > 0)
+		stop_wait(control);
 	pthread_mutex_unlock(&control->lock);
 	control_free(control);
 }

@@ -41,6 +41,8 @@ enum command_keys {
 	KEY_CHECK = 0x40,   /* repair, verify, progress */
 	KEY_DRAIN = 0x80,   /* progress */
 	KEY_FILTER = 0x100,
+	KEY_KEEP = 0x200, /* budget, keep */
+	KEY_ALL = 0x400,
 };
 
 #define KEYS_MOVE (KEY_PATHS | KEY_RECURSIVE | KEY_WAIT)
@@ -55,10 +57,11 @@ static const struct command {
 	{"status", KIND_STATUS, KEY_PATHS},
 	{"migrate", KIND_MOVE, KEYS_MOVE | KEY_RELEASE, CONTROL_MIGRATE},
 	{"release", KIND_MOVE, KEYS_MOVE, CONTROL_RELEASE},
-	{"restore", KIND_MOVE, KEYS_MOVE, CONTROL_RESTORE},
+	{"restore", KIND_MOVE, KEYS_MOVE | KEY_KEEP, CONTROL_RESTORE},
 	{"pin", KIND_MOVE, KEYS_MOVE, CONTROL_PIN},
 	{"unpin", KIND_MOVE, KEYS_MOVE, CONTROL_UNPIN},
-	{"queue", KIND_QUEUE},
+	{"unkeep", KIND_MOVE, KEYS_MOVE, CONTROL_UNKEEP},
+	{"queue", KIND_QUEUE, KEY_ALL},
 	{"cancel", KIND_CANCEL, KEY_JOB},
 	{"metrics", KIND_METRICS},
 	{"remount", KIND_REMOUNT, KEY_REMOUNT},
@@ -82,6 +85,9 @@ static const struct key {
 	{"wait", KEY_WAIT, JSON_TRUE},
 	{"progress", KEY_WAIT | KEY_CHECK | KEY_DRAIN, JSON_TRUE},
 	{"job", KEY_JOB, JSON_INTEGER},
+	{"budget", KEY_KEEP, JSON_INTEGER},
+	{"keep", KEY_KEEP, JSON_INTEGER},
+	{"all", KEY_ALL, JSON_TRUE},
 	{"options", KEY_REMOUNT, JSON_ARRAY},
 	{"check", KEY_REMOUNT, JSON_TRUE},
 	{"repair", KEY_CHECK, JSON_TRUE},
@@ -307,52 +313,6 @@ static void send_all(struct control_conn *conn, json_t *array)
 	conn_end(conn, "done", "");
 }
 
-/* May the peer cancel job id? Root may; who asked for it may, if nobody else
- * waits for the same job. */
-static bool may_cancel(struct control_conn *conn, uint64_t id)
-{
-	struct control *control = conn->control;
-	struct control_req *req;
-	bool mine = false, others = false;
-
-	if (conn->peer.uid == 0)
-		return true;
-	pthread_mutex_lock(&control->lock);
-	cds_list_for_each_entry (req, &control->live, link) {
-		if (req->job_id != id)
-			continue;
-		if (req->uid == conn->peer.uid)
-			mine = true;
-		else
-			others = true;
-	}
-	pthread_mutex_unlock(&control->lock);
-	return mine && !others;
-}
-
-static void do_cancel(struct control_conn *conn, const json_t *obj)
-{
-	json_int_t id = json_integer_value(json_object_get(obj, "job"));
-	const char *result = "done", *reason = "";
-	int err = -ESRCH;
-	char text[32];
-
-	snprintf(text, sizeof(text), "%lld", (long long)id);
-	if (!may_cancel(conn, id)) {
-		result = "refused";
-		reason = "permission denied: not a job of yours";
-	} else {
-		if (id > 0)
-			err = mover_cancel(conn->control->parts->mover, id);
-		if (err) {
-			result = "refused";
-			reason = "no such job";
-		}
-	}
-	conn_file_result(conn, "cancel", text, result, reason, 0);
-	conn_end(conn, *reason ? "failed" : "done", "");
-}
-
 /* ---- dispatch --------------------------------------------------------------------- */
 
 static bool flag(const json_t *obj, const char *key, bool otherwise)
@@ -372,6 +332,22 @@ static void find(struct control_cmd *cmd, const json_t *obj)
 		control_find(cmd, &filter);
 }
 
+/* The end of a command, and of what it was. True, for its callers. */
+static bool end_paths(struct control_cmd *cmd, uint64_t batch)
+{
+	const char *why = cmd->stopping ? job_why_ended(cmd) : cmd->note;
+	bool bad = cmd->failed || cmd->stopping;
+	json_t *end = json_pack("{s:s, s:s, s:s}", "type", "end", "status",
+				bad ? "failed" : "done", "reason", why);
+
+	if (end && batch)
+		json_object_set_new(end, "job",
+				    json_integer((json_int_t)batch));
+	conn_answer(cmd->conn, end);
+	conn_flush(cmd->conn);
+	return true;
+}
+
 /* A command that takes paths. False: the connection is to be closed. */
 static bool run_paths(struct control_conn *conn, const struct command *command,
 		      const json_t *obj)
@@ -383,31 +359,38 @@ static bool run_paths(struct control_conn *conn, const struct command *command,
 		.name = command->name,
 		.recursive = flag(obj, "recursive", false),
 		.release = flag(obj, "release", false),
-		.wait = flag(obj, "wait", true),
 		.progress = flag(obj, "progress", false),
 	};
+	uint64_t batch = 0;
+	bool ret = false;
 
 	CDS_INIT_LIST_HEAD(&cmd.done);
-	if (control_get_paths(obj, &cmd.paths, &cmd.more, cmd.error)) {
+	if (control_get_paths(obj, &cmd.paths, &cmd.more, cmd.error) ||
+	    !list_budget(&cmd, obj, cmd.error)) {
+		json_decref(cmd.paths);
 		conn_end(conn, "error", cmd.error);
 		return false;
 	}
-	if (command->kind == KIND_MOVE)
-		control_move(&cmd);
-	else if (command->kind == KIND_REPORT)
-		control_report(&cmd);
-	else if (command->kind == KIND_FIND)
-		find(&cmd, obj);
-	else
+	if (command->kind == KIND_STATUS) {
 		status_paths(&cmd);
-	json_decref(cmd.paths);
-	if (cmd.error[0]) {
-		conn_end(conn, "error", cmd.error);
-		return false;
+	} else if (command->kind == KIND_REPORT) {
+		control_report(&cmd);
+	} else if (command->kind == KIND_FIND) {
+		find(&cmd, obj);
+	} else if (!flag(obj, "wait", true)) {
+		control_ask(&cmd, &batch);
+	} else {
+		job_enter(&cmd);
+		control_move(&cmd);
 	}
-	conn_end(conn, cmd.failed || cmd.stopping ? "failed" : "done",
-		 cmd.stopping ? "interrupted" : cmd.note);
-	return true;
+	json_decref(cmd.paths);
+	list_free(&cmd);
+	if (cmd.error[0])
+		conn_end(conn, "error", cmd.error);
+	else
+		ret = end_paths(&cmd, batch);
+	job_leave(&cmd);
+	return ret;
 }
 
 static void strings_free(char ***strings)
@@ -458,12 +441,12 @@ static void do_remount(struct control_conn *conn, const json_t *obj)
 static bool do_drain(struct control_conn *conn, const json_t *obj)
 {
 	struct control *control = conn->control;
+	bool ret = false;
 	struct control_cmd cmd = {
 		.conn = conn,
 		.control = control,
 		.name = "drain",
 		.recursive = true,
-		.wait = true,
 		.progress = flag(obj, "progress", false),
 	};
 
@@ -472,15 +455,17 @@ static bool do_drain(struct control_conn *conn, const json_t *obj)
 		return false;
 	}
 	CDS_INIT_LIST_HEAD(&cmd.done);
+	job_enter(&cmd);
+	job_named(&cmd, "/");
 	control_drain(&cmd);
 	atomic_store(&control->draining, false);
-	if (cmd.error[0]) {
+	list_free(&cmd);
+	if (cmd.error[0])
 		conn_end(conn, "error", cmd.error);
-		return false;
-	}
-	conn_end(conn, cmd.failed || cmd.stopping ? "failed" : "done",
-		 cmd.stopping ? "interrupted" : "");
-	return true;
+	else
+		ret = end_paths(&cmd, 0);
+	job_leave(&cmd);
+	return ret;
 }
 
 static bool do_check(struct control_conn *conn, const json_t *obj)
@@ -531,7 +516,7 @@ bool control_request(struct control_conn *conn, const char *line, size_t len)
 	else if (command->kind == KIND_HELLO)
 		send_all(conn, one(control_hello(conn->control)));
 	else if (command->kind == KIND_CANCEL)
-		do_cancel(conn, obj);
+		control_cancel(conn, obj);
 	else if (conn->peer.uid != 0 &&
 		 conn->peer.uid != conn->control->self.uid)
 		conn_end(conn, "denied", "only root may ask for this");
@@ -544,7 +529,8 @@ bool control_request(struct control_conn *conn, const char *line, size_t len)
 	else if (command->kind == KIND_STATUS)
 		send_all(conn, one(control_status(conn->control)));
 	else if (command->kind == KIND_QUEUE)
-		send_all(conn, control_queue(conn->control));
+		send_all(conn,
+			 control_queue(conn->control, flag(obj, "all", false)));
 	else
 		send_all(conn, control_metrics(conn->control));
 	json_decref(obj);

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <urcu/list.h>
 
+#include "batch.h"
 #include "control.h"
 #include "control_proto.h"
 #include "tier.h"
@@ -18,8 +19,7 @@
 #define CONTROL_CONNS_REST 48 /* of all who are not root */
 #define CONTROL_IDLE_NS	   5000000000LL /* who waits longer can be shut out */
 #define CONTROL_INFLIGHT   8192		/* requests of a command at the tier */
-#define CONTROL_ORPHANS	   16384 /* the same, of commands that did not wait */
-#define CONTROL_BATCH	   2048	 /* requests in one tier_submit() */
+#define CONTROL_BATCH	   2048		/* requests in one tier_submit() */
 
 struct peer {
 	uid_t uid;
@@ -48,13 +48,41 @@ struct control {
 
 	/* A leaf: what follows, and the done lists of commands. */
 	pthread_mutex_t lock;
-	pthread_cond_t cond; /* conns or orphans became fewer */
+	pthread_cond_t cond; /* conns or runners became fewer */
 	bool passthrough;
 	char passthrough_why[160];
 	struct cds_list_head conns;
 	unsigned int nconns;
 	struct cds_list_head live; /* of control_req: at the tier */
-	unsigned int norphans;	   /* of them */
+	struct cds_list_head jobs; /* of control_job, in the order of ids */
+	unsigned int nrunners;	   /* threads that run batches */
+
+	_Atomic(uint64_t) listed; /* bytes of all lists (control_list.c) */
+};
+
+#define JOB_SAMPLES 16
+
+/*
+ * What people see as one job: a command that moves data, or a batch that nobody
+ * waits for. Under control->lock; of batch only state, counts, reasons and
+ * ended_ns ever change while others can see it.
+ */
+struct control_job {
+	struct cds_list_head link; /* control->jobs */
+	bool detached;		   /* batch is in batches.db */
+	struct batch batch;
+	int event_fd; /* of who runs it; -1: nobody does */
+	bool cancelled;
+	uint64_t named; /* paths */
+	/* As of the last tick. */
+	uint64_t files, files_done, bytes, bytes_done;
+	bool complete;
+	struct {
+		int64_t when;
+		uint64_t done;
+	} samples[JOB_SAMPLES]; /* a ring */
+	unsigned int nsamples;
+	struct batch_counts before, now; /* of earlier mounts, and this */
 };
 
 struct control_conn {
@@ -70,16 +98,14 @@ struct control_conn {
 	struct proto_lines lines;
 	char *out; /* answers to be sent */
 	size_t out_len, out_cap;
-	struct control_later *later; /* of a conn without a client */
 };
 
 /* One file of a command that moves data, from its batch to its result. */
 struct control_req {
 	struct tier_request req;
 	struct control *control;
-	struct control_cmd *cmd;   /* NULL: nobody waits */
+	struct control_cmd *cmd;
 	struct cds_list_head link; /* control->live, then cmd->done */
-	const char *op;		   /* "migrate", ... */
 	char *path;		   /* below the root: req.path */
 	char *as;
 	uid_t uid;
@@ -95,6 +121,7 @@ enum control_op {
 	CONTROL_RESTORE,
 	CONTROL_PIN,
 	CONTROL_UNPIN,
+	CONTROL_UNKEEP,
 	CONTROL_MEASURE, /* steps of a drain, beside restores */
 	CONTROL_DRAIN,
 };
@@ -105,7 +132,10 @@ struct control_cmd {
 	struct control *control;
 	enum control_op op;
 	const char *name;
-	bool recursive, release, wait, progress;
+	bool recursive, release, progress;
+	bool limited; /* to so many bytes that are restored: */
+	uint64_t budget;
+	int64_t keep_until; /* ns since the epoch; 0: not */
 
 	bool more;	/* further paths are to come */
 	json_t *paths;	/* to be looked at; NULL: read the next line */
@@ -121,21 +151,15 @@ struct control_cmd {
 
 	struct control_req *batch[CONTROL_BATCH];
 	unsigned int nbatch;
-	struct control_later *later;
+	struct control_list *list;
 	struct control_drain *drain;
+	struct control_job *job; /* NULL: of no interest to others */
+	int64_t next_note;
 	uint64_t need; /* a drain's bytes on the front */
 
 	/* Under control->lock. */
 	struct cds_list_head done;
 	unsigned int nlive; /* of control->live */
-};
-
-/* A directory that is walked after the client has gone. */
-struct control_later {
-	struct control_later *next;
-	enum control_op op;
-	bool release, restoring;
-	char *path, *as;
 };
 
 /* -- control.c: connections ---------------------------------------------- */
@@ -152,10 +176,9 @@ void conn_flush(struct control_conn *conn);
 void conn_idle(struct control_conn *conn, bool idle);
 void conn_end(struct control_conn *conn, const char *status,
 	      const char *reason);
-/* Runs later on a connection of its own, which needs no client. Takes later
- * over. 0, -EAGAIN: too many, -ENOMEM. */
-int conn_continue(struct control_conn *conn, struct control_later *later);
-void control_later_free(struct control_later *later);
+/* One without a client (fd < 0), or NULL; and its end. */
+struct control_conn *conn_new(struct control *control, int fd);
+void conn_free(struct control_conn *conn);
 
 /* -- control_peer.c: credentials ------------------------------------------ */
 
@@ -200,7 +223,7 @@ json_t *control_status(struct control *control);
 json_t *control_file_status(struct control *control, struct node *node,
 			    const char *as, int *ret_err);
 /* The jobs as an array of the objects of `tierctl queue`. */
-json_t *control_queue(struct control *control);
+json_t *control_queue(struct control *control, bool all);
 /* -- control_metrics.c ------------------------------------------------------ */
 /* An array of families. */
 json_t *control_metrics(struct control *control);
@@ -246,19 +269,91 @@ bool move_pending(struct control_cmd *cmd, const struct node *node);
 void move_submit(struct control_cmd *cmd);
 /* The same, and waits for all results. */
 void move_finish(struct control_cmd *cmd);
-/* Cancels what is at the tier (of cmd; NULL: of commands nobody waits for). */
-void control_cancel_live(struct control *control, struct control_cmd *cmd);
+/* The job of each mover's job that works for one, by its id: an array to free,
+ * sorted. */
+struct live_job {
+	uint64_t id;
+	uint64_t bytes; /* of cmd's files that are not done */
+	uint64_t job;	/* the control_job's id, 0: none */
+	bool shared;	/* with others than cmd */
+};
+size_t control_live_jobs(struct control *control, const struct control_cmd *cmd,
+			 struct live_job **ret);
+int live_job_cmp(const void *a, const void *b);
 
 /* -- control_move.c: what is done with a file --------------------------------- */
 
 void control_move(struct control_cmd *cmd);
-/* Runs conn->later. */
-void control_move_later(struct control_conn *conn);
+/* A path that was named. */
+void move_named(struct control_cmd *cmd, const char *path, const char *as);
+/* Pins or unpins and reports, unless the file is to be restored after it:
+ * *ret_restore. */
+void move_pin(struct control_cmd *cmd, struct node *node, const char *as,
+	      bool *ret_restore);
 /* One file; takes over the reference to node. st is as shown by the mount;
  * named: it may have been named before. */
 void move_file(struct control_cmd *cmd, struct node *node,
 	       const struct stat *st, const char *path, const char *as,
 	       bool named);
+
+/* -- control_list.c: what is restored, in an order ------------------------------ */
+
+/* Takes up a file that is not on the front; takes over the reference to node.
+ * named: as with move_file(). */
+void list_add(struct control_cmd *cmd, struct node *node, const struct stat *st,
+	      const struct tier_file_status *status, const char *path,
+	      const char *as, bool named);
+/* Gives all of it to move_add(). */
+void list_flush(struct control_cmd *cmd);
+void list_free(struct control_cmd *cmd);
+/* The budget of a request, and until when to keep. False: why. */
+bool list_budget(struct control_cmd *cmd, const json_t *obj,
+		 char why[PROTO_WHY_LEN]);
+
+/* -- control_job.c: jobs ------------------------------------------------------- */
+
+/* Lists cmd as a job until job_leave(). No memory: it is not listed. */
+void job_enter(struct control_cmd *cmd);
+void job_leave(struct control_cmd *cmd);
+/* A path of cmd's was named. */
+void job_named(struct control_cmd *cmd, const char *path);
+/* A result by its name. */
+void job_result(struct control_cmd *cmd, const char *as, const char *result,
+		const char *reason, uint64_t bytes);
+/* From time to time: what has become of cmd, done bytes being on the way. True:
+ * it is cancelled. */
+bool job_tick(struct control_cmd *cmd, uint64_t bytes_done);
+/* tierctl cancel. Ends the answer, too. */
+void control_cancel(struct control_conn *conn, const json_t *obj);
+/* "cancelled", "interrupted" or "" for the end of a command. */
+const char *job_why_ended(const struct control_cmd *cmd);
+/* The jobs as an array, ended ones too with all. */
+json_t *jobs_json(struct control *control, bool all);
+
+/* The counts and reasons of a detached one to batches.db. */
+void job_note(struct control_cmd *cmd);
+/* control->lock is held; *ret is what batch_end() wants. The job may be gone
+ * when the lock is. */
+void job_ended(struct control *control, struct control_job *job,
+	       struct batch *ret);
+void job_free(struct control_job *job);
+
+/* -- control_batch.c ------------------------------------------------------------- */
+
+/* Batches that nobody waits for: loaded, begun, and forgotten at the end. */
+void batches_load(struct control *control);
+void batches_start(struct control *control);
+void batches_forget(struct control *control);
+/* Has the user room for one more? */
+bool batches_room(struct control *control, uid_t uid);
+/* Takes over what batch holds, which is in batches.db: it will be run. */
+int batches_queue(struct control *control, struct batch *batch);
+
+/* -- control_ask.c ----------------------------------------------------------------- */
+
+/* Stores what is asked for as a batch. The end of the answer is the caller's;
+ * *ret_id: the batch, 0: none. */
+void control_ask(struct control_cmd *cmd, uint64_t *ret_id);
 
 /* -- control_check.c ---------------------------------------------------------- */
 

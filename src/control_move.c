@@ -29,10 +29,8 @@ static int pinned_itself(struct control *control, struct node *node, bool *ret)
 	return 0;
 }
 
-/* Pins or unpins and reports, unless the file is to be restored after it:
- * *ret_restore. */
-static void pin_one(struct control_cmd *cmd, struct node *node, const char *as,
-		    bool *ret_restore)
+void move_pin(struct control_cmd *cmd, struct node *node, const char *as,
+	      bool *ret_restore)
 {
 	bool pin = cmd->op == CONTROL_PIN, was = false;
 	enum spill_state state = SPILL_NONE;
@@ -60,6 +58,42 @@ static void pin_one(struct control_cmd *cmd, struct node *node, const char *as,
 	move_result(cmd, as, was == pin ? "already" : "done", reason, 0);
 }
 
+static void unkeep(struct control_cmd *cmd, struct node *node, const char *as)
+{
+	struct batches *batches = cmd->control->parts->batches;
+	struct front_handle handle = node_handle(node);
+	bool kept = batch_kept_until(batches, &handle) != 0;
+	int err = kept ? batch_keep(batches, &handle, 0) : 0;
+
+	if (err)
+		move_error(cmd, as, err);
+	else
+		move_result(cmd, as, kept ? "done" : "already", "", 0);
+}
+
+/* Takes over the reference to node. A file that is moving is the tier's to
+ * decide about. */
+static void move_or_list(struct control_cmd *cmd, struct node *node,
+			 const struct stat *st, const char *path,
+			 const char *as, bool named)
+{
+	_cleanup_(node_unrefp) struct node *held = node;
+	struct tier_file_status status;
+	bool restores = cmd->op == CONTROL_RESTORE || cmd->op == CONTROL_PIN;
+
+	if (restores && !tier_file_status(cmd->control->tier, node, &status) &&
+	    (status.state == SPILL_RELEASED || status.state == SPILL_DIRTY)) {
+		list_add(cmd, steal_ptr(&held), st, &status, path, as, named);
+		return;
+	}
+	/* A hard link, or named twice: the tier would refuse the second. */
+	if ((st->st_nlink > 1 || named) && move_pending(cmd, node)) {
+		move_result(cmd, as, "already", "asked for by another name", 0);
+		return;
+	}
+	move_add(cmd, steal_ptr(&held), st->st_size, path, as);
+}
+
 void move_file(struct control_cmd *cmd, struct node *node,
 	       const struct stat *st, const char *path, const char *as,
 	       bool named)
@@ -80,48 +114,26 @@ void move_file(struct control_cmd *cmd, struct node *node,
 			    "permission denied: not the owner", 0);
 		return;
 	}
+	if (cmd->op == CONTROL_UNKEEP) {
+		unkeep(cmd, node, as);
+		return;
+	}
 	if (cmd->restoring) {
 		if (tier_state(cmd->control->tier, node, &state) ||
 		    (state != SPILL_RELEASED && state != SPILL_DIRTY))
 			return;
 	} else if (cmd->op == CONTROL_PIN || cmd->op == CONTROL_UNPIN) {
-		pin_one(cmd, node, as, &restore);
+		move_pin(cmd, node, as, &restore);
 		if (!restore)
 			return;
 	} else if (st->st_size == 0) {
 		move_result(cmd, as, "already", "is empty", 0);
 		return;
 	}
-	/* A hard link, or named twice: the tier would refuse the second. */
-	if ((st->st_nlink > 1 || named) && move_pending(cmd, node)) {
-		move_result(cmd, as, "already", "asked for by another name", 0);
-		return;
-	}
-	move_add(cmd, steal_ptr(&held), st->st_size, path, as);
+	move_or_list(cmd, steal_ptr(&held), st, path, as, named);
 }
 
 /* ---- what was named ------------------------------------------------------------------ */
-
-static void later_add(struct control_cmd *cmd, const char *path, const char *as)
-{
-	struct control_later *later = calloc(1, sizeof(*later));
-
-	if (later) {
-		later->op = cmd->op;
-		later->release = cmd->release;
-		later->restoring = cmd->restoring;
-		later->path = strdup(path);
-		later->as = strdup(as);
-	}
-	if (!later || !later->path || !later->as) {
-		control_later_free(later);
-		move_error(cmd, as, -ENOMEM);
-		return;
-	}
-	later->next = cmd->later;
-	cmd->later = later;
-	move_result(cmd, as, "queued", "", 0);
-}
 
 static void move_dir(struct control_cmd *cmd, int fd, struct node *node,
 		     const struct stat *st, const char *path, const char *as)
@@ -134,7 +146,7 @@ static void move_dir(struct control_cmd *cmd, int fd, struct node *node,
 				    "permission denied: not the owner", 0);
 			return;
 		}
-		pin_one(cmd, node, as, &ignored);
+		move_pin(cmd, node, as, &ignored);
 		if (cmd->op == CONTROL_UNPIN && !cmd->recursive)
 			return;
 		cmd->restoring = cmd->op == CONTROL_PIN;
@@ -142,21 +154,18 @@ static void move_dir(struct control_cmd *cmd, int fd, struct node *node,
 		move_result(cmd, as, "refused", "is a directory (use -r)", 0);
 		return;
 	}
-	if (cmd->wait)
-		walk_tree(cmd, fd, node, path, as);
-	else
-		later_add(cmd, path, as);
+	walk_tree(cmd, fd, node, path, as);
 	cmd->restoring = false;
 }
 
-static void move_named(struct control_cmd *cmd, const char *path,
-		       const char *as)
+void move_named(struct control_cmd *cmd, const char *path, const char *as)
 {
 	_cleanup_(node_unrefp) struct node *node = NULL;
 	_cleanup_close_ int fd = -1;
 	struct stat st;
 	int err;
 
+	job_named(cmd, path);
 	err = peer_node(cmd->conn, path, NULL, &fd, &node);
 	if (!err)
 		err = tier_getattr(cmd->control->tier, node, &st, NULL);
@@ -194,38 +203,4 @@ void control_move(struct control_cmd *cmd)
 			move_submit(cmd);
 	} while (move_next_paths(cmd));
 	move_finish(cmd);
-	if (cmd->later && conn_continue(cmd->conn, steal_ptr(&cmd->later)))
-		move_result(cmd, "directories", "failed",
-			    "too many commands run already", 0);
-}
-
-void control_move_later(struct control_conn *conn)
-{
-	static const char *const names[] = {"migrate", "release", "restore",
-					    "pin", "unpin"};
-	struct control_later *later;
-
-	for (later = conn->later; later; later = later->next) {
-		_cleanup_(node_unrefp) struct node *node = NULL;
-		_cleanup_close_ int fd = -1;
-		struct control_cmd cmd = {
-			.conn = conn,
-			.control = conn->control,
-			.op = later->op,
-			.name = names[later->op],
-			.recursive = true,
-			.release = later->release,
-			.restoring = later->restoring,
-			.wait = true,
-		};
-		int err;
-
-		CDS_INIT_LIST_HEAD(&cmd.done);
-		err = peer_node(conn, later->path, NULL, &fd, &node);
-		if (err)
-			move_error(&cmd, later->as, err);
-		else
-			walk_tree(&cmd, fd, node, later->path, later->as);
-		move_finish(&cmd);
-	}
 }

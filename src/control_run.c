@@ -14,8 +14,7 @@
  * with another command; it is left alone then. A job may begin after it was
  * looked for, so a stopped command looks again until nothing of it is left.
  *
- * Without waiting, a request has no command once it is at the tier; directories
- * are walked by a connection without a client.
+ * What is to be restored is collected first (control_list.c).
  */
 #include <errno.h>
 #include <poll.h>
@@ -28,7 +27,8 @@
 #include "log.h"
 #include "util.h"
 
-#define TICK_NS (500 * 1000000LL)
+#define TICK_NS	 (500 * 1000000LL)
+#define PATHS_NS (1000 * 1000000LL)
 
 static const char *const result_names[] = {
 	[TIER_DONE] = "done",
@@ -56,6 +56,7 @@ void move_result(struct control_cmd *cmd, const char *as, const char *result,
 
 	if (bad)
 		cmd->failed = true;
+	job_result(cmd, as, result, reason, bytes);
 	if (cmd->conn->fd >= 0)
 		conn_file_result(cmd->conn, cmd->name, as, result, reason,
 				 bytes);
@@ -74,12 +75,29 @@ void move_error(struct control_cmd *cmd, const char *as, int err)
 		    control_reason(err, buf), 0);
 }
 
+/* Its inode is another now: not before. */
+static void req_keep(struct control_cmd *cmd, struct control_req *req)
+{
+	struct front_handle handle = node_handle(req->req.node);
+	int err = batch_keep(cmd->control->parts->batches, &handle,
+			     cmd->keep_until);
+
+	if (err)
+		move_error(cmd, req->as, err);
+}
+
 static void req_report(struct control_cmd *cmd, struct control_req *req)
 {
 	const struct tier_request *done = &req->req;
 
 	cmd->files_done++;
-	cmd->bytes_done += req->size;
+	/* What was not moved is not counted as fast. */
+	if (done->result == TIER_DONE)
+		cmd->bytes_done += req->size;
+	else
+		cmd->bytes -= req->size;
+	if (cmd->keep_until && done->result <= TIER_ALREADY)
+		req_keep(cmd, req);
 	move_result(cmd, req->as, result_names[done->result], done->reason,
 		    done->bytes);
 }
@@ -92,24 +110,10 @@ static void control_req_done(struct tier_request *treq)
 
 	pthread_mutex_lock(&control->lock);
 	cds_list_del(&req->link);
-	req->finished = true;
 	cmd = req->cmd;
-	if (cmd) {
-		cds_list_add_tail(&req->link, &cmd->done);
-		cmd->nlive--;
-		eventfd_write(cmd->conn->event_fd, 1);
-	}
-	pthread_mutex_unlock(&control->lock);
-	if (cmd)
-		return;
-	if (treq->result == TIER_FAILED)
-		log_info("%s of %s: %s", req->op, req->path, treq->reason);
-	else if (treq->result == TIER_REFUSED)
-		log_debug("%s of %s: %s", req->op, req->path, treq->reason);
-	req_free(req);
-	pthread_mutex_lock(&control->lock);
-	control->norphans--;
-	pthread_cond_broadcast(&control->cond);
+	cds_list_add_tail(&req->link, &cmd->done);
+	cmd->nlive--;
+	eventfd_write(cmd->conn->event_fd, 1);
 	pthread_mutex_unlock(&control->lock);
 }
 
@@ -134,22 +138,15 @@ static unsigned int take_done(struct control_cmd *cmd)
 
 /* ---- what runs: cancelling, progress ---------------------------------------------- */
 
-struct live_job {
-	uint64_t id;
-	uint64_t bytes; /* of the command's files that are not done */
-	bool shared;
-};
-
-static int live_cmp(const void *a, const void *b)
+int live_job_cmp(const void *a, const void *b)
 {
 	const struct live_job *x = a, *y = b;
 
 	return x->id < y->id ? -1 : x->id > y->id;
 }
 
-/* The jobs of cmd's requests, sorted: an array to free. */
-static size_t live_jobs(struct control *control, struct control_cmd *cmd,
-			struct live_job **ret)
+size_t control_live_jobs(struct control *control, const struct control_cmd *cmd,
+			 struct live_job **ret)
 {
 	struct control_req *req;
 	struct live_job *jobs;
@@ -167,6 +164,9 @@ static size_t live_jobs(struct control *control, struct control_cmd *cmd,
 					.id = req->job_id,
 					.bytes =
 						req->cmd == cmd ? req->size : 0,
+					.job = req->cmd->job
+						       ? req->cmd->job->batch.id
+						       : 0,
 					.shared = req->cmd != cmd,
 				};
 		}
@@ -174,7 +174,7 @@ static size_t live_jobs(struct control *control, struct control_cmd *cmd,
 	pthread_mutex_unlock(&control->lock);
 	if (!jobs)
 		return 0;
-	qsort(jobs, n, sizeof(*jobs), live_cmp);
+	qsort(jobs, n, sizeof(*jobs), live_job_cmp);
 	for (size_t i = 0; i < n; i++) {
 		if (to > 0 && jobs[to - 1].id == jobs[i].id) {
 			jobs[to - 1].bytes += jobs[i].bytes;
@@ -187,13 +187,15 @@ static size_t live_jobs(struct control *control, struct control_cmd *cmd,
 	return to;
 }
 
-void control_cancel_live(struct control *control, struct control_cmd *cmd)
+/* Cancels what of cmd is at the tier. */
+static void cancel_live(struct control_cmd *cmd)
 {
+	struct control *control = cmd->control;
 	struct mover *mover = control->parts->mover;
 	_cleanup_free_ struct mover_info *infos = NULL;
 	_cleanup_free_ struct live_job *jobs = NULL;
 	bool all = atomic_load(&control->stopping);
-	size_t n = live_jobs(control, cmd, &jobs);
+	size_t n = control_live_jobs(control, cmd, &jobs);
 	size_t ninfos = 0;
 
 	if (n == 0 || mover_list(mover, &infos, &ninfos))
@@ -201,7 +203,7 @@ void control_cancel_live(struct control *control, struct control_cmd *cmd)
 	for (size_t i = 0; i < ninfos; i++) {
 		struct live_job key = {.id = infos[i].id};
 		struct live_job *job =
-			bsearch(&key, jobs, n, sizeof(*jobs), live_cmp);
+			bsearch(&key, jobs, n, sizeof(*jobs), live_job_cmp);
 
 		if (!job)
 			continue;
@@ -215,7 +217,7 @@ static uint64_t live_bytes(struct control_cmd *cmd)
 {
 	_cleanup_free_ struct mover_info *infos = NULL;
 	_cleanup_free_ struct live_job *jobs = NULL;
-	size_t n = live_jobs(cmd->control, cmd, &jobs);
+	size_t n = control_live_jobs(cmd->control, cmd, &jobs);
 	size_t ninfos = 0;
 	uint64_t sum = 0;
 
@@ -224,7 +226,7 @@ static uint64_t live_bytes(struct control_cmd *cmd)
 	for (size_t i = 0; i < ninfos; i++) {
 		struct live_job key = {.id = infos[i].id};
 		struct live_job *job =
-			bsearch(&key, jobs, n, sizeof(*jobs), live_cmp);
+			bsearch(&key, jobs, n, sizeof(*jobs), live_job_cmp);
 		uint64_t before;
 
 		if (!job || infos[i].bytes < job->bytes)
@@ -238,36 +240,40 @@ static uint64_t live_bytes(struct control_cmd *cmd)
 	return sum;
 }
 
-static void tick(struct control_cmd *cmd)
-{
-	struct control_conn *conn = cmd->conn;
-	int64_t now = monotonic_ns();
-	json_t *answer;
-
-	if (now < cmd->next_tick)
-		return;
-	cmd->next_tick = now + TICK_NS;
-	if (cmd->stopping)
-		control_cancel_live(cmd->control, cmd);
-	if (!cmd->progress || conn->fd < 0 || conn->gone)
-		return;
-	answer = json_pack("{s:s, s:I, s:I, s:I, s:I, s:b}", "type", "progress",
-			   "files", (json_int_t)cmd->files, "files_done",
-			   (json_int_t)cmd->files_done, "bytes",
-			   (json_int_t)cmd->bytes, "bytes_done",
-			   (json_int_t)(cmd->bytes_done + live_bytes(cmd)),
-			   "complete", cmd->complete);
-	conn_answer(conn, answer);
-}
-
-/* ---- the client while a command runs ------------------------------------------------- */
-
 static void stop(struct control_cmd *cmd)
 {
 	if (!cmd->stopping)
 		cmd->next_tick = 0;
 	cmd->stopping = true;
 }
+
+static void tick(struct control_cmd *cmd)
+{
+	struct control_conn *conn = cmd->conn;
+	int64_t now = monotonic_ns();
+	uint64_t done = cmd->bytes_done;
+	json_t *answer;
+
+	if (now < cmd->next_tick)
+		return;
+	cmd->next_tick = now + TICK_NS;
+	if (cmd->stopping)
+		cancel_live(cmd);
+	if (cmd->job || cmd->progress)
+		done += live_bytes(cmd);
+	if (job_tick(cmd, done))
+		stop(cmd);
+	if (!cmd->progress || conn->fd < 0 || conn->gone)
+		return;
+	answer = json_pack("{s:s, s:I, s:I, s:I, s:I, s:b}", "type", "progress",
+			   "files", (json_int_t)cmd->files, "files_done",
+			   (json_int_t)cmd->files_done, "bytes",
+			   (json_int_t)cmd->bytes, "bytes_done",
+			   (json_int_t)done, "complete", cmd->complete);
+	conn_answer(conn, answer);
+}
+
+/* ---- the client while a command runs ------------------------------------------------- */
 
 static void bad_line(struct control_cmd *cmd, const char *why)
 {
@@ -370,6 +376,8 @@ void move_pump(struct control_cmd *cmd, int timeout)
 
 bool move_next_paths(struct control_cmd *cmd)
 {
+	int64_t until = monotonic_ns() + PATHS_NS;
+
 	json_decref(cmd->paths);
 	cmd->paths = NULL;
 	while (cmd->more && !cmd->paths && !cmd->stopping) {
@@ -379,6 +387,11 @@ bool move_next_paths(struct control_cmd *cmd)
 		}
 		conn_idle(cmd->conn, true);
 		move_pump(cmd, TICK_NS / 1000000);
+		/* Who names files as results come is not kept waiting. */
+		if (!cmd->limited && cmd->list && monotonic_ns() > until) {
+			list_flush(cmd);
+			move_submit(cmd);
+		}
 	}
 	conn_idle(cmd->conn, false);
 	return cmd->paths && !cmd->stopping;
@@ -402,38 +415,14 @@ static enum tier_op tier_op_of(const struct control_cmd *cmd)
 static void wait_room(struct control_cmd *cmd)
 {
 	for (;;) {
-		unsigned int live, orphans;
+		unsigned int live;
 
 		pthread_mutex_lock(&cmd->control->lock);
 		live = cmd->nlive;
-		orphans = cmd->control->norphans;
 		pthread_mutex_unlock(&cmd->control->lock);
-		if (cmd->stopping ||
-		    (live + CONTROL_BATCH <= CONTROL_INFLIGHT &&
-		     (cmd->wait || orphans + CONTROL_BATCH <= CONTROL_ORPHANS)))
+		if (cmd->stopping || live + CONTROL_BATCH <= CONTROL_INFLIGHT)
 			return;
-		move_pump(cmd, cmd->wait ? TICK_NS / 1000000 : 50);
-	}
-}
-
-/* After tier_submit() of requests that nobody is going to wait for: those that
- * are not done yet are on their own from here. */
-static void let_go(struct control_cmd *cmd, struct control_req **reqs,
-		   unsigned int n)
-{
-	for (unsigned int i = 0; i < n; i++) {
-		_cleanup_free_ char *as = NULL;
-
-		pthread_mutex_lock(&cmd->control->lock);
-		if (!reqs[i]->finished) {
-			as = steal_ptr(&reqs[i]->as);
-			reqs[i]->cmd = NULL;
-			cmd->nlive--;
-			cmd->control->norphans++;
-		}
-		pthread_mutex_unlock(&cmd->control->lock);
-		if (as)
-			move_result(cmd, as, "queued", "", 0);
+		move_pump(cmd, TICK_NS / 1000000);
 	}
 }
 
@@ -472,8 +461,6 @@ void move_submit(struct control_cmd *cmd)
 	pthread_mutex_unlock(&cmd->control->lock);
 	tier_submit(cmd->control->tier, tier_op_of(cmd), MOVER_ASKED, reqs, n);
 	note_jobs(cmd, n);
-	if (!cmd->wait)
-		let_go(cmd, cmd->batch, n);
 	move_pump(cmd, 0);
 }
 
@@ -488,8 +475,7 @@ bool move_pending(struct control_cmd *cmd, const struct node *node)
 		return true;
 	pthread_mutex_lock(&cmd->control->lock);
 	cds_list_for_each_entry (req, &cmd->control->live, link) {
-		if (req->req.node == node &&
-		    (req->cmd == cmd || (!req->cmd && !cmd->wait)))
+		if (req->req.node == node && req->cmd == cmd)
 			ret = true;
 	}
 	pthread_mutex_unlock(&cmd->control->lock);
@@ -505,7 +491,6 @@ void move_add(struct control_cmd *cmd, struct node *node, uint64_t size,
 	if (req) {
 		req->control = cmd->control;
 		req->cmd = cmd;
-		req->op = cmd->name;
 		req->uid = cmd->conn->peer.uid;
 		req->size = size;
 		req->path = strdup(path);
@@ -529,12 +514,23 @@ void move_add(struct control_cmd *cmd, struct node *node, uint64_t size,
 		move_submit(cmd);
 }
 
+static void keep_sync(struct control_cmd *cmd)
+{
+	int err = batch_keep_sync(cmd->control->parts->batches);
+
+	if (err)
+		move_error(cmd, "keep", err);
+}
+
 void move_finish(struct control_cmd *cmd)
 {
 	bool live = true;
 
-	move_submit(cmd);
+	/* All is found; but what a budget has room for is counted only now. */
+	cmd->complete = !cmd->limited;
+	list_flush(cmd);
 	cmd->complete = true;
+	move_submit(cmd);
 	while (live) {
 		pthread_mutex_lock(&cmd->control->lock);
 		live = cmd->nlive > 0 || !cds_list_empty(&cmd->done);
@@ -542,4 +538,6 @@ void move_finish(struct control_cmd *cmd)
 		if (live)
 			move_pump(cmd, TICK_NS / 1000000);
 	}
+	if (cmd->keep_until || cmd->op == CONTROL_UNKEEP)
+		keep_sync(cmd);
 }

@@ -240,7 +240,9 @@ json_t *control_file_status(struct control *control, struct node *node,
 			    const char *as, int *ret_err)
 {
 	struct tier_file_status status = {.state = SPILL_NONE};
+	struct front_handle handle;
 	json_t *ret, *rest;
+	int64_t kept;
 	struct stat st;
 	int err;
 
@@ -261,6 +263,11 @@ json_t *control_file_status(struct control *control, struct node *node,
 		"size", (json_int_t)status.size, "front_bytes",
 		(json_int_t)status.front_bytes, "pinned", status.pinned, "open",
 		(int)status.open, "copies", copies_json(control, &status));
+	handle = node_handle(node);
+	kept = batch_kept_until(control->parts->batches, &handle);
+	if (rest && kept)
+		json_object_set_new(rest, "kept_until",
+				    json_integer(kept / NSEC_PER_SEC));
 	if (rest && status.damaged)
 		json_object_set_new(rest, "damaged", json_true());
 	ret = json_object();
@@ -308,18 +315,66 @@ static json_t *job_json(const struct control *control,
 	return ret;
 }
 
-json_t *control_queue(struct control *control)
+/* A job of the mover's that works for one that is listed: it is counted there.
+ * False: for none. */
+static bool fold(json_t *jobs, uint64_t id, const struct mover_info *info)
+{
+	const char *key = info->started_ns ? "jobs_running" : "jobs_waiting";
+	json_t *job;
+	size_t i;
+
+	json_array_foreach(jobs, i, job)
+	{
+		if ((uint64_t)json_integer_value(json_object_get(job, "id")) !=
+		    id)
+			continue;
+		json_object_set_new(
+			job, key,
+			json_integer(
+				json_integer_value(json_object_get(job, key)) +
+				1));
+		/* Of several, any. */
+		if (info->target[0])
+			json_object_set_new(job, "target",
+					    json_string(info->target));
+		return true;
+	}
+	return false;
+}
+
+json_t *control_queue(struct control *control, bool all)
 {
 	_cleanup_free_ struct mover_info *infos = NULL;
-	int64_t now = monotonic_ns();
+	_cleanup_free_ struct live_job *live = NULL;
+	json_t *jobs = jobs_json(control, all);
 	json_t *ret = json_array();
-	size_t n = 0;
+	int64_t now = monotonic_ns();
+	size_t n = 0, nlive;
 
-	if (mover_list(control->parts->mover, &infos, &n)) {
+	nlive = control_live_jobs(control, NULL, &live);
+	if (!jobs || !ret || mover_list(control->parts->mover, &infos, &n)) {
+		json_decref(jobs);
 		json_decref(ret);
 		return NULL;
 	}
-	for (size_t i = 0; i < n; i++)
-		json_array_append_new(ret, job_json(control, &infos[i], now));
-	return ret;
+	for (size_t i = 0; i < n; i++) {
+		struct live_job key = {.id = infos[i].id};
+		struct live_job *of =
+			nlive ? bsearch(&key, live, nlive, sizeof(*live),
+					live_job_cmp)
+			      : NULL;
+		bool folded = of && of->job && fold(jobs, of->job, &infos[i]);
+		json_t *job;
+
+		if (folded && !all)
+			continue;
+		job = job_json(control, &infos[i], now);
+		if (job && folded)
+			json_object_set_new(job, "of",
+					    json_integer((json_int_t)of->job));
+		json_array_append_new(ret, job);
+	}
+	json_array_extend(jobs, ret);
+	json_decref(ret);
+	return jobs;
 }

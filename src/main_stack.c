@@ -19,6 +19,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "batch.h"
 #include "catalog.h"
 #include "cleanup.h"
 #include "journal.h"
@@ -162,6 +163,7 @@ static int open_tier(struct stack *stack, char **ret_why)
 		.ring = stack->ring,
 		.limit = stack->limit,
 		.catalog = stack->catalog,
+		.batches = stack->batches,
 	};
 	int err = tier_start(&parts, &stack->tier);
 
@@ -169,6 +171,17 @@ static int open_tier(struct stack *stack, char **ret_why)
 		return fail(ret_why, err, "starting the tier");
 	err = tier_recover(stack->tier);
 	return err ? fail(ret_why, err, "recovering what was in flight") : 0;
+}
+
+/* What is wrong with it is no reason not to mount. */
+static int open_batches(struct stack *stack)
+{
+	_cleanup_free_ char *why = NULL;
+	int err = batches_open(stack->front->meta_fd, &stack->batches, &why);
+
+	if (!err && why)
+		log_warn("%s", why);
+	return err;
 }
 
 static int open_all(struct stack *stack, char **ret_why)
@@ -193,7 +206,10 @@ static int open_all(struct stack *stack, char **ret_why)
 	if (err)
 		return err;
 	open_catalog(stack);
-	err = node_table_new(stack->front, fd_cache_size(), &stack->nodes);
+	err = open_batches(stack);
+	if (!err)
+		err = node_table_new(stack->front, fd_cache_size(),
+				     &stack->nodes);
 	if (!err)
 		err = copy_limit_new(stack->config->bwlimit, &stack->limit);
 	if (!err)
@@ -201,6 +217,7 @@ static int open_all(struct stack *stack, char **ret_why)
 				  stack->config->ntargets, &stack->mover);
 	if (err)
 		return fail(ret_why, err, "starting");
+	mover_ids_after(stack->mover, batches_last_id(stack->batches));
 	return open_tier(stack, ret_why);
 }
 
@@ -235,6 +252,7 @@ void stack_close(struct stack *stack)
 	catalog_close(stack->catalog);
 	if (stack->journal)
 		journal_close(stack->journal);
+	batches_close(stack->batches);
 	if (stack->mover)
 		mover_free(stack->mover);
 	if (stack->limit)

@@ -16,6 +16,7 @@ struct stack {
 	struct ring *ring;
 	struct journal *journal;
 	struct catalog *catalog; /* NULL: there is none */
+	struct batches *batches;
 	struct node_table *nodes;
 	struct copy_limit *limit;
 	struct mover *mover;

@@ -351,6 +351,13 @@ uint64_t mover_next_id(struct mover *m)
 	return id;
 }
 
+void mover_ids_after(struct mover *m, uint64_t id)
+{
+	pthread_mutex_lock(&m->lock);
+	m->last_id = max_t(uint64_t, m->last_id, id);
+	pthread_mutex_unlock(&m->lock);
+}
+
 int mover_submit(struct mover *m, struct mover_job *job, uint64_t *ret_id)
 {
 	assert(job->run && job->free && job->refs > 0 &&

@@ -102,6 +102,8 @@ void mover_free(struct mover *mover);
 /* A fresh id. An owner who must know the id before the job can run sets job->id
  * to it; else mover_submit() takes one. */
 uint64_t mover_next_id(struct mover *mover);
+/* Ids go on after that one: before anything is submitted. */
+void mover_ids_after(struct mover *mover, uint64_t id);
 /* Takes over one reference; *ret_id may be NULL, and is set before the job can
  * run. A job is submitted once. -ESHUTDOWN after stop: the job is not taken,
  * the reference stays the caller's. */

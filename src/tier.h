@@ -33,6 +33,7 @@
 
 struct tier;
 struct catalog;
+struct batches;
 struct delta_view;
 
 /* ---- life ------------------------------------------------------------- */
@@ -48,6 +49,7 @@ struct tier_parts {
 	struct ring *ring;	  /* for the mover's I/O on the front */
 	struct copy_limit *limit; /* of the background's bandwidth */
 	struct catalog *catalog;  /* NULL: there is none */
+	struct batches *batches;  /* what is kept; NULL: nothing */
 };
 
 /* What can be changed while it is in use, each by itself: read without a lock,

@@ -28,6 +28,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "batch.h"
 #include "cleanup.h"
 #include "fault.h"
 #include "tier_impl.h"
@@ -69,15 +70,33 @@ static int begin(struct tier_move *move, int64_t deadline)
 {
 	struct tier *tier = move->file->tier;
 	struct target *target = tier_target(tier, move->ea.copies[0].target);
+	struct front_handle handle = node_handle(move->file->node);
 	int ret;
 
 	if (tier_pinned(tier, move->file->node, move->ea.flags))
 		return -EPERM;
+	if (batch_kept_until(tier->parts.batches, &handle))
+		return -EKEYREJECTED;
 	if (!target || !target_online(target, NULL, 0))
 		return -ENOTCONN;
 	while ((ret = try_begin(move)) == -EBUSY && monotonic_ns() < deadline)
 		usleep(LAG_STEP_US);
 	return ret;
+}
+
+static void answer_kept(struct tier_move *move)
+{
+	struct front_handle handle = node_handle(move->file->node);
+	time_t until =
+		batch_kept_until(move->file->tier->parts.batches, &handle) /
+		NSEC_PER_SEC;
+	char text[32] = "a moment ago";
+	struct tm tm;
+
+	if (until && localtime_r(&until, &tm))
+		strftime(text, sizeof(text), "%F %T", &tm);
+	tier_result(move, TIER_REFUSED,
+		    "kept until %s (tierctl unkeep ends that)", text);
 }
 
 static void answer_failure(struct tier_move *move, int err)
@@ -91,6 +110,9 @@ static void answer_failure(struct tier_move *move, int err)
 		break;
 	case -EPERM:
 		tier_result(move, TIER_REFUSED, "pinned");
+		break;
+	case -EKEYREJECTED:
+		answer_kept(move);
 		break;
 	case -ECANCELED:
 		tier_result(move, TIER_REFUSED, "changed meanwhile");

@@ -12,9 +12,11 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "cleanup.h"
+#include "config.h"
 
 #ifndef ARRAY_SIZE
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
@@ -43,9 +45,15 @@ static const struct command commands[] = {
 	 "not\n"
 	 "migrated, or is in use, is refused.\n",
 	 true, false, print_move},
-	{"restore", "PATH...", "rn0f", "bring released files back",
-	 "Bring the data of released files back to the front.\n", true, false,
-	 print_move},
+	{"restore", "PATH...", "rn0fBK", "bring released files back",
+	 "Bring the data of released files back to the front. With --budget, "
+	 "as\n"
+	 "much as that: what was used last first, or as named. With --keep, "
+	 "they\n"
+	 "are not released until then, those that are on the front already "
+	 "neither.\n"
+	 "Both imply -r.\n",
+	 true, false, print_move},
 	{"pin", "PATH...", "rn0f", "keep files on the front",
 	 "Keep files on the front, and bring them back if they are released. "
 	 "A\n"
@@ -79,12 +87,18 @@ static const struct command commands[] = {
 	 "  -damaged            the object is not what was migrated\n"
 	 "  -print, -print0, -ls\n",
 	 true, true, print_found},
-	{"queue", "", "", "the jobs that run and wait",
-	 "The jobs that run and wait (root).\n", false},
+	{"unkeep", "PATH...", "rn0f", "end what restore --keep said",
+	 "Files that are kept by restore --keep may be released again.\n", true,
+	 false, print_move},
+	{"queue", "", "A", "the jobs that run and wait",
+	 "The jobs that run and wait (root): commands that move data, batches "
+	 "that\n"
+	 "were asked for with --no-wait, and what else the daemon moves.\n",
+	 false},
 	{"cancel", "ID...", "", "cancel jobs",
-	 "Cancel jobs of the queue (root, and who asked for them). With "
-	 "several\n"
-	 "mounts, --mount says whose.\n",
+	 "Cancel jobs of the queue (root, and who asked for them). What is "
+	 "done\n"
+	 "stays done. With several mounts, --mount says whose.\n",
 	 false},
 	{"check", "", "PVFT", "compare attributes, objects and journal",
 	 "Compare what the files' attributes, the objects on the targets, the\n"
@@ -123,6 +137,9 @@ enum long_only {
 	OPT_VERIFY,
 	OPT_FRONT,
 	OPT_TARGET,
+	OPT_BUDGET,
+	OPT_KEEP,
+	OPT_ALL,
 };
 
 static const struct option long_options[] = {
@@ -140,6 +157,9 @@ static const struct option long_options[] = {
 	{"verify", no_argument, NULL, OPT_VERIFY},
 	{"front", required_argument, NULL, OPT_FRONT},
 	{"target", required_argument, NULL, OPT_TARGET},
+	{"budget", required_argument, NULL, OPT_BUDGET},
+	{"keep", required_argument, NULL, OPT_KEEP},
+	{"all", no_argument, NULL, OPT_ALL},
 	{NULL},
 };
 
@@ -150,7 +170,13 @@ static const struct {
 	{'r', "  -r, --recursive     directories: all files below\n"},
 	{'R',
 	 "      --release       drop the data from the front afterwards\n"},
-	{'n', "      --no-wait       return when it is queued\n"},
+	{'B', "      --budget=SIZE   restore as much as that\n"},
+	{'K', "      --keep=TIME     release none of it until then: 3d, fri, "
+	      "2026-12-01\n"},
+	{'n', "      --no-wait       return when it is queued; it outlives a "
+	      "remount\n"},
+	{'A',
+	 "      --all           what has ended, too, and each small job\n"},
 	{'f', "      --files-from=FILE\n"
 	      "                      read further PATHs from FILE, one a line; "
 	      "- is stdin\n"},
@@ -232,6 +258,41 @@ static const struct command *command_find(const char *name)
 	return NULL;
 }
 
+/* An option that is only noted. False: it is none. */
+static bool note(struct options *opt, int c)
+{
+	const struct {
+		int c;
+		bool *flag;
+	} flags[] = {
+		{OPT_JSON, &opt->json},	      {'q', &opt->quiet},
+		{'r', &opt->recursive},	      {OPT_RELEASE, &opt->release},
+		{OPT_NO_WAIT, &opt->no_wait}, {'0', &opt->zero},
+		{OPT_REPAIR, &opt->repair},   {OPT_VERIFY, &opt->verify},
+		{OPT_ALL, &opt->all},
+	};
+	const struct {
+		int c;
+		const char **text;
+	} texts[] = {
+		{OPT_MOUNT, &opt->mount},
+		{OPT_FRONT, &opt->front},
+		{OPT_FILES_FROM, &opt->files_from},
+		{OPT_BUDGET, &opt->budget_text},
+		{OPT_KEEP, &opt->keep_text},
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(flags); i++) {
+		if (flags[i].c == c)
+			return *flags[i].flag = true;
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(texts); i++) {
+		if (texts[i].c == c)
+			return (*texts[i].text = optarg) != NULL;
+	}
+	return false;
+}
+
 /* Reads argv. -1: go on, else the exit code. */
 static int parse(int argc, char **argv, struct options *opt)
 {
@@ -245,49 +306,19 @@ static int parse(int argc, char **argv, struct options *opt)
 	while ((c = getopt_long(argc, argv, "qhVr0", long_options, NULL)) !=
 	       -1) {
 		switch (c) {
-		case OPT_JSON:
-			opt->json = true;
-			break;
-		case 'q':
-			opt->quiet = true;
-			break;
-		case OPT_MOUNT:
-			opt->mount = optarg;
-			break;
 		case 'h':
 			want_help = true;
 			break;
 		case 'V':
 			printf("tierctl %s\n", TIERFS_VERSION);
 			return EXIT_DONE;
-		case 'r':
-			opt->recursive = true;
-			break;
-		case OPT_RELEASE:
-			opt->release = true;
-			break;
-		case OPT_NO_WAIT:
-			opt->no_wait = true;
-			break;
-		case '0':
-			opt->zero = true;
-			break;
-		case OPT_FILES_FROM:
-			opt->files_from = optarg;
-			break;
-		case OPT_REPAIR:
-			opt->repair = true;
-			break;
-		case OPT_VERIFY:
-			opt->verify = true;
-			break;
-		case OPT_FRONT:
-			opt->front = optarg;
-			break;
 		case OPT_TARGET:
 			opt->targets[opt->ntargets++] = optarg;
 			break;
-		default: /* getopt has said why */
+		default:
+			if (note(opt, c))
+				break;
+			/* getopt has said why */
 			fprintf(stderr, "Try 'tierctl --help'.\n");
 			return EXIT_USAGE;
 		}
@@ -325,6 +356,9 @@ static int check(const struct options *opt)
 		{opt->verify, 'V', "does not take --verify"},
 		{opt->front, 'F', "does not take --front"},
 		{opt->ntargets, 'T', "does not take --target"},
+		{opt->budget_text, 'B', "does not take --budget"},
+		{opt->keep_text, 'K', "does not take --keep"},
+		{opt->all, 'A', "does not take --all"},
 	};
 	const struct command *command = opt->command;
 
@@ -351,6 +385,23 @@ static int check(const struct options *opt)
 	return -1;
 }
 
+/* What --budget and --keep say. -1: fine, else the exit code. */
+static int check_keep(struct options *opt)
+{
+	const char *why = NULL;
+
+	if (opt->budget_text &&
+	    (config_parse_size(opt->budget_text, &opt->budget) ||
+	     !opt->budget || opt->budget > INT64_MAX))
+		return usage(opt->budget_text, "is no size such as 10G");
+	if (opt->keep_text)
+		why = keep_parse(opt->keep_text, time(NULL), &opt->keep);
+	if (why)
+		return usage(opt->keep_text, why);
+	opt->recursive = opt->recursive || opt->budget || opt->keep;
+	return -1;
+}
+
 /* ---- commands without paths ------------------------------------------------------ */
 
 static json_t *request(const char *name)
@@ -362,9 +413,13 @@ static json_t *request(const char *name)
 static void ask_all(struct tool *tool,
 		    void (*fn)(struct tool *tool, json_t *data))
 {
-	for (unsigned int i = 0; i < tool->ndaemons; i++)
-		session_ask(tool, &tool->daemons[i],
-			    request(tool->opt.command->name), fn);
+	for (unsigned int i = 0; i < tool->ndaemons; i++) {
+		json_t *obj = request(tool->opt.command->name);
+
+		if (tool->opt.all)
+			json_object_set_new(obj, "all", json_true());
+		session_ask(tool, &tool->daemons[i], obj, fn);
+	}
 }
 
 static int cancel(struct tool *tool)
@@ -461,6 +516,8 @@ int main(int argc, char **argv)
 		ret = parse(argc, argv, &tool.opt);
 	if (ret < 0)
 		ret = check(&tool.opt);
+	if (ret < 0)
+		ret = check_keep(&tool.opt);
 	if (ret < 0 && !tool.opt.front && !daemons_find(&tool))
 		ret = EXIT_NONE;
 	if (ret < 0)

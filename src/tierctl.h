@@ -34,7 +34,10 @@ struct command {
 struct options {
 	const struct command *command;
 	bool json, quiet, no_wait, zero, recursive, release;
-	bool repair, verify;
+	bool repair, verify, all;
+	const char *budget_text, *keep_text;
+	uint64_t budget; /* bytes; 0: any */
+	int64_t keep;	 /* seconds since the epoch; 0: not */
 	const char *mount;
 	const char *front;
 	char **targets; /* NAME=DIR, NULL at its end */
@@ -58,6 +61,7 @@ struct daemon {
 	size_t chunk_len;
 	bool asked;  /* the request has gone out */
 	bool closed; /* and its last paths */
+	bool moves;  /* it was asked to move data, and waited for */
 	bool ended;  /* the answer is complete */
 	/* The last progress. */
 	uint64_t files, files_done, bytes, bytes_done;
@@ -73,6 +77,7 @@ struct tool {
 	bool none;   /* nobody serves some path */
 	bool asked;  /* some daemon was asked */
 	uint64_t n_done, n_already, n_queued, n_bad, bytes; /* results */
+	int64_t job; /* that --no-wait has made */
 };
 
 /* -- tierctl.c ------------------------------------------------------------- */
@@ -98,6 +103,11 @@ void session_ask(struct tool *tool, struct daemon *d, json_t *request,
 		 void (*fn)(struct tool *tool, json_t *data));
 /* One line to d, one answer back, waiting; NULL: none. For the greeting. */
 json_t *session_call(struct daemon *d, json_t *request);
+
+/* -- tierctl_keep.c: until when --------------------------------------------------- */
+
+/* NULL, or what is wrong with text; seconds since the epoch. */
+const char *keep_parse(const char *text, int64_t now, int64_t *ret);
 
 /* -- tierctl_check.c ---------------------------------------------------------------- */
 

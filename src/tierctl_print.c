@@ -94,11 +94,24 @@ static const char *time_text(uint64_t sec, char buf[32])
 
 /* ---- files ---------------------------------------------------------------------- */
 
+/* "yes", "no", or until when it is kept. */
+static const char *pinned_text(const json_t *data, char buf[40])
+{
+	time_t until = num(data, "kept_until");
+	struct tm tm;
+
+	strcpy(buf, truth(data, "pinned") ? "yes" : "no");
+	if (!truth(data, "pinned") && until && localtime_r(&until, &tm))
+		strftime(buf, 40, "until %F %R", &tm);
+	return buf;
+}
+
 void print_file_status(struct tool *tool, json_t *data)
 {
 	static bool head;
 	_cleanup_free_ char *path = NULL;
 	char size[SIZE_TEXT_LEN], front[SIZE_TEXT_LEN], copies[128] = "-";
+	char pinned[40];
 	size_t i, len = 0;
 	json_t *copy;
 
@@ -129,8 +142,17 @@ void print_file_status(struct tool *tool, json_t *data)
 	printf("%-9s %6s %6s %4u %-6s %-20s %s\n", str(data, "state"),
 	       size_text(num(data, "size"), size),
 	       size_text(num(data, "front_bytes"), front),
-	       (unsigned int)num(data, "open"),
-	       truth(data, "pinned") ? "yes" : "no", copies, path ? path : "?");
+	       (unsigned int)num(data, "open"), pinned_text(data, pinned),
+	       copies, path ? path : "?");
+}
+
+/* What a budget had no room for. */
+static void print_skipped(const struct tool *tool, const json_t *data)
+{
+	if (tool->opt.json || tool->opt.quiet)
+		return;
+	print_clear();
+	printf("%s: %s\n", str(data, "op"), str(data, "reason"));
 }
 
 void print_move(struct tool *tool, json_t *data)
@@ -144,6 +166,8 @@ void print_move(struct tool *tool, json_t *data)
 		tool->n_already++;
 	else if (!strcmp(result, "queued"))
 		tool->n_queued++;
+	else if (!strcmp(result, "skipped"))
+		print_skipped(tool, data);
 	else
 		tool->n_bad++;
 	tool->bytes += num(data, "bytes");
@@ -180,6 +204,8 @@ void print_summary(const struct tool *tool)
 		       (unsigned long long)counts[i].n, counts[i].text);
 		if (i == 0 && tool->bytes > 0)
 			printf(" (%s)", size_text(tool->bytes, size));
+		if (i == 1 && tool->job)
+			printf(" as job %lld", (long long)tool->job);
 		first = false;
 	}
 	printf("%s\n", first ? "no files" : "");
@@ -351,6 +377,35 @@ void print_finding(struct tool *tool, json_t *data)
 
 /* ---- jobs ------------------------------------------------------------------------- */
 
+/* Of a job that is a command or a batch: what came of its files. */
+static void print_results(const json_t *data)
+{
+	static const char *const names[] = {"done", "already", "refused",
+					    "failed"};
+	const json_t *results = json_object_get(data, "results");
+	json_t *reason;
+	bool first = true;
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(names); i++) {
+		if (!num(results, names[i]))
+			continue;
+		printf("%s%llu %s", first ? "       " : ", ",
+		       (unsigned long long)num(results, names[i]), names[i]);
+		first = false;
+	}
+	if (!first)
+		printf(" of %llu files\n",
+		       (unsigned long long)num(data, "files"));
+	json_array_foreach(json_object_get(data, "reasons"), i, reason)
+	{
+		char *safe = print_safe(json_string_value(reason));
+
+		printf("       %s\n", safe ? safe : "?");
+		free(safe);
+	}
+}
+
 void print_job(struct tool *tool, json_t *data)
 {
 	static bool head;
@@ -378,6 +433,8 @@ void print_job(struct tool *tool, json_t *data)
 	       str(data, "state"), size_text(num(data, "done"), done),
 	       size_text(num(data, "bytes"), bytes), rate, eta,
 	       str(data, "target"), path ? path : "?");
+	if (truth(data, "batch"))
+		print_results(data);
 }
 
 /* ---- progress ----------------------------------------------------------------------- */

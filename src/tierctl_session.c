@@ -225,6 +225,14 @@ static void send_chunk(struct tool *tool, struct daemon *d, bool more)
 			json_object_set_new(obj, "recursive", json_true());
 		if (opt->release)
 			json_object_set_new(obj, "release", json_true());
+		if (opt->budget)
+			json_object_set_new(
+				obj, "budget",
+				json_integer((json_int_t)opt->budget));
+		if (opt->keep)
+			json_object_set_new(obj, "keep",
+					    json_integer(opt->keep));
+		d->moves = moves;
 		if (opt->no_wait)
 			json_object_set_new(obj, "wait", json_false());
 		if (opt->filter)
@@ -317,7 +325,8 @@ static void feed(struct tool *tool, struct source *src)
 			break;
 		add_path(tool, name);
 	}
-	if (!src->end)
+	/* A list that was cut off is not to be taken for a whole one. */
+	if (!src->end || (interrupts && tool->opt.no_wait))
 		return;
 	for (unsigned int i = 0; i < tool->ndaemons; i++) {
 		struct daemon *d = &tool->daemons[i];
@@ -335,6 +344,8 @@ static void got_end(struct tool *tool, struct daemon *d, json_t *answer)
 
 	json_unpack(answer, "{s:s, s:s}", "status", &status, "reason", &reason);
 	d->ended = true;
+	if (json_object_get(answer, "job"))
+		tool->job = json_integer_value(json_object_get(answer, "job"));
 	if (!strcmp(status, "done")) {
 		if (*reason && !tool->opt.quiet)
 			complain(d->mount, reason);
@@ -345,7 +356,7 @@ static void got_end(struct tool *tool, struct daemon *d, json_t *answer)
 		tool->denied = true;
 		return;
 	}
-	if (!strcmp(status, "error"))
+	if (!strcmp(status, "error") || !strcmp(reason, "cancelled"))
 		complain(d->mount, reason);
 	tool->failed = true;
 }
@@ -396,7 +407,11 @@ static void receive(struct tool *tool, struct daemon *d,
 		return;
 	complain(d->mount, "the daemon has gone");
 	d->ended = true;
-	tool->denied = true;
+	/* What it was doing for us is left as it is. */
+	if (d->moves)
+		tool->failed = true;
+	else
+		tool->denied = true;
 }
 
 /* ---- the loop --------------------------------------------------------------------------- */

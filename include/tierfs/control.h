@@ -24,7 +24,7 @@
  *              release, wait, progress
  *   release    paths, more, recursive,     the same
  *              wait, progress
- *   restore    as release                  the same
+ *   restore    as release, budget, keep    the same
  *   pin        as release                  the same
  *   unpin      paths, more, recursive      the same
  *   report     paths, more                 who can list and search the
@@ -32,7 +32,8 @@
  *                                          paths: the root
  *   find       paths, more, filter         the same; each file in directories
  *                                          that the peer can list and search
- *   queue                                  root; each job
+ *   unkeep     as release                  the same
+ *   queue      all                         root; each job
  *   cancel     job (a number of "queue")   root and who asked for the job
  *   metrics                                root; each family
  *   remount    options, check              root; nothing but the end
@@ -46,8 +47,12 @@
  *              client must read answers while it writes.
  *   recursive  directories: all below; without it they are refused
  *   release    migrate: drop the data afterwards
- *   wait       false: "end" comes when all is queued; it goes on without the
- *              client. Default true.
+ *   wait       false: "end" comes when all is stored as a batch, its number in
+ *              "job"; it goes on without the client and after a remount.
+ *              Default true.
+ *   budget     bytes that may be restored; more than there is room for: error
+ *   keep       seconds since 1970: nothing of it is released before
+ *   all        jobs that have ended too, and those that work for others
  *   progress   true: "progress" answers about twice a second
  *
  *   repair     true: what can be repaired without losing data is
@@ -89,7 +94,8 @@
  *       status, queue, report, find: the objects of `tierctl --json`.
  *       commands that move data: {"path", "op", "result", "reason", "bytes"}
  *       with result "done", "already", "refused", "failed"; "queued" when not
- *       waiting. Order is that of completion.
+ *       waiting, with "id", the batch; "skipped": one for all that a budget
+ *       had no room for. Order is that of completion.
  *       metrics: {"family", "type", "help", "unit", "samples": [{"suffix",
  *       "labels": {...}, "value"}]}
  *   {"type": "progress", "files", "files_done", "bytes", "bytes_done",

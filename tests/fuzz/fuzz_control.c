@@ -65,6 +65,12 @@ static void end(void)
 	rig_remove();
 }
 
+/* The rig's tier has none, as its tests need none. */
+static struct tier_parts *rig_parts(void)
+{
+	return (struct tier_parts *)tier_parts(rig.tier);
+}
+
 static void start_tier(void)
 {
 	char root[64], mnt[96], spill[96];
@@ -86,6 +92,8 @@ static void start_tier(void)
 	snprintf(spill, sizeof(spill), "spill=hdd=%s", rig.target_path);
 	must(!mkdir(mnt, 0755) && !chmod(rig.dir, 0755));
 	must(!config_parse(5, argv, &base, &why));
+	must(!batches_open(rig.front->meta_fd, &rig_parts()->batches, &why) &&
+	     !why);
 	control = control_new(&(struct control_parts){
 		.tier = rig.tier, .mountpoint = mnt, .remount = on_remount});
 	must(control);

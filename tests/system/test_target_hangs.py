@@ -119,6 +119,8 @@ def test_end(own, what, how):
     becomes(own, "ok")
     for path, content in known.items():
         assert path.read_bytes() == content
+    # What was to be migrated still is.
+    wait_for(lambda: not own.do("--mount", own.mnt, "queue"))
     own.release(own.mnt)
     for path, content in known.items():
         assert path.read_bytes() == content
