@@ -111,6 +111,9 @@ static int load(struct catalog *c)
 		gen++;
 	if (!err)
 		err = catalog_db_set_meta(&c->db, "gen", gen);
+	/* Directories may have been moved, and their files not judged. */
+	if (!err && !clean)
+		err = catalog_db_set_meta(&c->db, "judged", INT64_MIN);
 	if (!err)
 		err = catalog_db_set_meta(&c->db, "clean", 0);
 	if (!err)
@@ -159,8 +162,8 @@ static void rolled_back(struct catalog *c)
 	catalog_hist_forget(c);
 	c->path_dir = 0;
 	c->nfiles = c->ndirs = 0;
-	if (c->judge_all)
-		c->judged = INT64_MIN;
+	if (c->judge_all || c->nmoved)
+		catalog_judge_again(c);
 	c->backoff_ns = min_t(int64_t, BACKOFF_MAX,
 			      max_t(int64_t, BACKOFF_MIN, 2 * c->backoff_ns));
 	c->retry_at = monotonic_ns() + c->backoff_ns;
@@ -178,6 +181,7 @@ static void rebuild(struct catalog *c)
 	c->judge_new = c->judge != NULL;
 	pthread_mutex_unlock(&c->judge_lock);
 	c->judge_all = false;
+	c->nmoved = 0;
 	atomic_fetch_add(&c->epoch, 1);
 }
 
@@ -210,7 +214,7 @@ static int transact(struct catalog *c, struct batch *b, bool *ret_more)
 static void publish(struct catalog *c, int err)
 {
 	uint64_t marked = 0;
-	bool due = true;
+	bool due = true, judge_new;
 	int failed = err;
 
 	if (!err) {
@@ -220,13 +224,16 @@ static void publish(struct catalog *c, int err)
 		failed = catalog_walk_due(c, &due, &marked);
 	}
 	pthread_mutex_lock(&c->lock);
+	pthread_mutex_lock(&c->judge_lock);
+	judge_new = c->judge_new;
+	pthread_mutex_unlock(&c->judge_lock);
 	c->err = err;
 	if (!err)
 		c->settled = c->taken;
 	c->rounds++;
 	c->busy = failed || due || atomic_load(&c->queue.marked);
 	c->marked = marked;
-	c->judging = c->judge_all;
+	c->judging = judge_new || c->judge_all || c->nmoved;
 	pthread_cond_broadcast(&c->cond);
 	pthread_mutex_unlock(&c->lock);
 }
@@ -305,6 +312,7 @@ static void catalog_free(struct catalog *c)
 	pthread_cond_destroy(&c->cond);
 	free(c->path);
 	free(c->rows);
+	free(c->moved);
 	free(c);
 }
 

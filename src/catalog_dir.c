@@ -370,7 +370,7 @@ static int remove_dir(struct catalog *c, uint64_t key, int depth)
 	int err;
 
 	catalog_dir_fds_close(c);
-	catalog_judge_moved(c);
+	c->path_dir = 0;
 	if (key == c->root_key || depth > DEPTH_MAX)
 		return key == c->root_key ? 0 : -EBADMSG;
 	do
@@ -452,7 +452,7 @@ static int move(struct catalog *c, const struct catalog_dir *dir,
 	sqlite3_bind_int64(st, 1, (int64_t)dir->key);
 	sqlite3_bind_int64(st, 2, (int64_t)parent);
 	catalog_db_bind_name(st, 3, name);
-	catalog_judge_moved(c);
+	catalog_judge_moved(c, dir->key);
 	return catalog_db_step(&c->db, CQ_DIR_PLACE);
 }
 

@@ -254,6 +254,10 @@ struct catalog {
 	int64_t retry_at, backoff_ns;
 	bool judge_all;
 	int64_t judged; /* up to that key, if judge_all */
+	/* Directories whose files are to be judged, and all below. */
+	uint64_t *moved;
+	size_t nmoved, moved_cap;
+	int64_t moved_after; /* of the last one: up to that key */
 	/* The path of the directory that was asked for last; path_dir 0: none. */
 	uint64_t path_dir;
 	char *path;
@@ -368,8 +372,10 @@ bool catalog_remarked_since(struct catalog *c, uint64_t key, uint32_t batch);
 
 /* Fills in due and rank, if there is a judge. */
 int catalog_judge_row(struct catalog *c, struct catalog_row *row);
-/* All paths below may be others now. */
-void catalog_judge_moved(struct catalog *c);
+/* All paths below dir are others now. */
+void catalog_judge_moved(struct catalog *c, uint64_t dir);
+/* All rows, from the first on. */
+void catalog_judge_again(struct catalog *c);
 int64_t catalog_judge_touch(struct catalog *c, int64_t heat,
 			    const struct catalog_access *access);
 /* Some more rows; *ret_more: there are others. In a transaction. */

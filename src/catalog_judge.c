@@ -2,11 +2,12 @@
 /*
  * Judging rows: when each is due, and its rank.
  *
- * A row is judged when it is written. When the rules change, or a directory was
- * moved (rules know paths), all are judged once more, some at a time in the
- * order of their keys; how far that is is kept in the database ("judged"), with
- * the fingerprint of the rules. A row that is written meanwhile is judged by the
- * new rules anyhow.
+ * A row is judged when it is written. When the rules change all are judged once
+ * more, some at a time in the order of their keys; how far that is is kept in
+ * the database ("judged"), with the fingerprint of the rules. A row that is
+ * written meanwhile is judged by the new rules anyhow. Rules know paths, so when
+ * a directory is moved the files below are judged once more; which, is in memory,
+ * so after a crash all are.
  *
  * judge_lock is held while the judge is called, so that who replaces it knows
  * that it will not be called any more.
@@ -32,6 +33,9 @@ void catalog_judge(struct catalog *c, catalog_judge_fn fn, void *arg,
 	c->judge_new = fn != NULL;
 	atomic_store(&c->has_judge, fn != NULL);
 	pthread_mutex_unlock(&c->judge_lock);
+	pthread_mutex_lock(&c->lock);
+	c->judging |= fn != NULL;
+	pthread_mutex_unlock(&c->lock);
 	catalog_queue_wake(&c->queue);
 }
 
@@ -48,13 +52,40 @@ int64_t catalog_judge_touch(struct catalog *c, int64_t heat,
 	return heat;
 }
 
-void catalog_judge_moved(struct catalog *c)
+void catalog_judge_again(struct catalog *c)
 {
-	c->path_dir = 0;
-	if (c->judge_all && c->judged == INT64_MIN)
-		return;
 	c->judge_all = true;
 	c->judged = INT64_MIN;
+	c->nmoved = 0;
+}
+
+static int moved_push(struct catalog *c, uint64_t dir)
+{
+	if (c->nmoved == c->moved_cap) {
+		size_t cap = 2 * c->moved_cap + 64;
+		void *moved = reallocarray(c->moved, cap, sizeof(dir));
+
+		if (!moved)
+			return -ENOMEM;
+		c->moved = moved;
+		c->moved_cap = cap;
+	}
+	c->moved[c->nmoved++] = dir;
+	c->moved_after = INT64_MIN;
+	return 0;
+}
+
+void catalog_judge_moved(struct catalog *c, uint64_t dir)
+{
+	c->path_dir = 0;
+	if (!atomic_load(&c->has_judge)) {
+		/* Whoever comes finds this, not the cursor. */
+		catalog_judge_again(c);
+		return;
+	}
+	/* The one that was at work begins anew when its turn comes. */
+	if (!(c->judge_all && c->judged == INT64_MIN) && moved_push(c, dir))
+		catalog_judge_again(c);
 }
 
 /* c->path is the path of home/name then. */
@@ -181,33 +212,82 @@ static int judge_one(struct catalog *c, struct catalog_row *row)
 	return catalog_db_step(&c->db, CQ_FILE_JUDGED);
 }
 
-int catalog_judge_some(struct catalog *c, bool *ret_more)
+/* Judges the rows of a statement that is bound. How many, -errno. */
+static int judge_rows(struct catalog *c, enum catalog_sql which)
 {
-	sqlite3_stmt *st;
+	sqlite3_stmt *st = c->db.st[which];
 	int err = 0, n = 0;
 
-	*ret_more = false;
-	if (!c->judge_all || !atomic_load(&c->has_judge))
-		return 0;
-	st = catalog_db_stmt(&c->db, CQ_FILES_AFTER, &err);
-	if (!st)
-		return err;
-	sqlite3_bind_int64(st, 1, c->judged);
-	sqlite3_bind_int64(st, 2, CATALOG_ROWS);
-	while (n < CATALOG_ROWS &&
-	       (err = catalog_db_step(&c->db, CQ_FILES_AFTER)) > 0) {
+	while (n < CATALOG_ROWS && (err = catalog_db_step(&c->db, which)) > 0) {
 		err = catalog_row_read(st, &c->rows[n++]);
 		if (err)
 			break;
 	}
-	if (st)
-		catalog_db_reset(&c->db, CQ_FILES_AFTER);
-	for (int i = 0; !err && i < n; i++)
+	catalog_db_reset(&c->db, which);
+	for (int i = 0; err >= 0 && i < n; i++)
 		err = judge_one(c, &c->rows[i]);
-	if (err)
+	return err < 0 ? err : n;
+}
+
+/* Some rows of the last of the moved directories; then those below it. */
+static int judge_moved(struct catalog *c)
+{
+	uint64_t dir = c->moved[c->nmoved - 1], keys[64];
+	int64_t after = INT64_MIN;
+	int err = 0, n;
+	sqlite3_stmt *st = catalog_db_stmt(&c->db, CQ_ROWS_OF, &err);
+
+	if (!st)
 		return err;
-	*ret_more = n == CATALOG_ROWS;
-	c->judge_all = *ret_more;
-	c->judged = n == CATALOG_ROWS ? (int64_t)c->rows[n - 1].key : INT64_MAX;
+	sqlite3_bind_int64(st, 1, (int64_t)dir);
+	sqlite3_bind_int64(st, 2, c->moved_after);
+	sqlite3_bind_int64(st, 3, CATALOG_ROWS);
+	n = judge_rows(c, CQ_ROWS_OF);
+	if (n == CATALOG_ROWS)
+		c->moved_after = (int64_t)c->rows[n - 1].key;
+	if (n < 0 || n == CATALOG_ROWS)
+		return n < 0 ? n : 0;
+	c->nmoved--;
+	c->moved_after = INT64_MIN;
+	do {
+		n = catalog_db_keys(&c->db, CQ_DIRS_OF, (int64_t)dir, after,
+				    keys, 64);
+		for (int i = 0; !err && i < n; i++)
+			err = moved_push(c, keys[i]);
+		if (n > 0)
+			after = (int64_t)keys[n - 1];
+	} while (!err && n == 64);
+	return n < 0 ? n : err;
+}
+
+static int judge_after(struct catalog *c)
+{
+	int err = 0, n;
+	sqlite3_stmt *st = catalog_db_stmt(&c->db, CQ_FILES_AFTER, &err);
+
+	if (!st)
+		return err;
+	sqlite3_bind_int64(st, 1, c->judged);
+	sqlite3_bind_int64(st, 2, CATALOG_ROWS);
+	n = judge_rows(c, CQ_FILES_AFTER);
+	if (n < 0)
+		return n;
+	c->judge_all = n == CATALOG_ROWS;
+	c->judged = c->judge_all ? (int64_t)c->rows[n - 1].key : INT64_MAX;
 	return catalog_db_set_meta(&c->db, "judged", c->judged);
+}
+
+int catalog_judge_some(struct catalog *c, bool *ret_more)
+{
+	int err = 0;
+
+	*ret_more = false;
+	if (!atomic_load(&c->has_judge))
+		return 0;
+	for (int i = 0; !err && c->nmoved && i < 16; i++)
+		err = judge_moved(c);
+	for (int i = 0; !err && c->judge_all && i < 4; i++)
+		err = judge_after(c);
+	*ret_more = c->judge_all || c->nmoved;
+	return err;
 }

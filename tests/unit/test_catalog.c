@@ -179,12 +179,165 @@ static void test_again(void **state)
 	assert_int_equal(stats.dirs, 2);
 }
 
+struct judge {
+	int64_t base;
+	_Atomic(unsigned int) calls;
+};
+
+/* Due by size, rank by the path's length. */
+static void judge_it(void *arg, const char *path, struct catalog_row *row)
+{
+	struct judge *j = arg;
+
+	atomic_fetch_add(&j->calls, 1);
+	row->due = j->base + (int64_t)row->size;
+	row->rank = row->size == 7 ? INT64_MAX : (int64_t)strlen(path);
+}
+
+static void judged(struct env *env)
+{
+	struct catalog_stats stats;
+
+	do {
+		settled(env, false);
+		catalog_stats(env->c, &stats);
+	} while (stats.judging);
+}
+
+struct found {
+	char names[400];
+};
+
+static bool each_row(void *arg, const struct catalog_row *row)
+{
+	struct found *found = arg;
+
+	strcat(found->names, row->name);
+	return true;
+}
+
+static bool each_path(void *arg, const char *path,
+		      const struct catalog_row *row)
+{
+	struct found *found = arg;
+
+	strcat(found->names, path);
+	return true;
+}
+
+static void assert_coldest(struct env *env, const char *names)
+{
+	struct found found = {""};
+
+	assert_int_equal(catalog_coldest(env->r, SPILL_NONE, INT64_MIN, 100,
+					 each_row, &found),
+			 0);
+	assert_string_equal(found.names, names);
+}
+
+static void test_judge(void **state)
+{
+	struct judge judge = {.base = 1000}, other = {.base = 5000};
+	struct env *env = *state;
+	struct found found = {""};
+	unsigned int calls;
+	uint64_t position;
+	int64_t next;
+
+	env_open(env);
+	put_dir(env, "/d");
+	put_dir(env, "/d/long");
+	put_file(env, "/d/long/a", 5);
+	put_file(env, "/d/b", 6);
+	put_file(env, "/c", 7);
+	settled(env, false);
+	assert_int_equal(catalog_next_due(env->r, &next), 0);
+	assert_true(next == INT64_MAX);
+	assert_coldest(env, "");
+
+	catalog_judge(env->c, judge_it, &judge, NSEC_PER_SEC, 1);
+	judged(env);
+	assert_int_equal(judge.calls, 3);
+	assert_int_equal(catalog_next_due(env->r, &next), 0);
+	assert_int_equal(next, 1005);
+	assert_int_equal(catalog_due(env->r, 1006, 100, each_row, &found), 0);
+	assert_string_equal(found.names, "ab");
+	assert_coldest(env, "ba");
+	assert_int_equal(catalog_position(env->r, SPILL_NONE, 9, &position), 0);
+	assert_int_equal(position, 1);
+
+	/* What is below a directory that was moved has another path. */
+	move_it(env, "/d/long", "/x");
+	judged(env);
+	assert_coldest(env, "ab");
+
+	put_file(env, "/e", 8);
+	judged(env);
+	assert_coldest(env, "eab");
+
+	/* The same rules after a remount: nothing is judged anew. */
+	env_close(env);
+	env_open(env);
+	calls = judge.calls;
+	catalog_judge(env->c, judge_it, &judge, NSEC_PER_SEC, 1);
+	judged(env);
+	assert_int_equal(judge.calls, calls);
+	catalog_judge(env->c, judge_it, &other, NSEC_PER_SEC, 2);
+	judged(env);
+	assert_int_equal(other.calls, 4);
+	assert_int_equal(catalog_next_due(env->r, &next), 0);
+	assert_int_equal(next, 5005);
+	catalog_judge(env->c, NULL, NULL, NSEC_PER_SEC, 2);
+	put_file(env, "/f", 8);
+	judged(env);
+	assert_int_equal(other.calls, 4);
+}
+
+static void test_find(void **state)
+{
+	struct catalog_filter filter = {.size_max = UINT64_MAX,
+					.access_min = INT64_MIN,
+					.access_max = INT64_MAX,
+					.mtime_min = INT64_MIN,
+					.mtime_max = INT64_MAX,
+					.ctime_min = INT64_MIN,
+					.ctime_max = INT64_MAX};
+	struct env *env = *state;
+	struct found found = {""};
+	struct front_handle dir;
+
+	env_open(env);
+	put_dir(env, "/d");
+	put_dir(env, "/d/e");
+	put_file(env, "/d/a.c", 5);
+	put_file(env, "/d/e/b.c", 6);
+	put_file(env, "/d/e/b.h", 6);
+	put_file(env, "/c.c", 7);
+	settled(env, false);
+	dir = handle_of(env, "/d");
+	filter.name = "*.c";
+	assert_int_equal(catalog_find(env->r, catalog_key(&dir), &filter,
+				      each_path, &found),
+			 0);
+	assert_string_equal(found.names, "/d/a.c/d/e/b.c");
+	filter.size_min = 6;
+	found.names[0] = 0;
+	assert_int_equal(catalog_find(env->r, env->c->root_key, &filter,
+				      each_path, &found),
+			 0);
+	assert_string_equal(found.names, "/c.c/d/e/b.c");
+	assert_int_equal(
+		catalog_find(env->r, 12345678901, &filter, each_path, &found),
+		-ENOENT);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(test_events),	    TEST(test_changed),
 		TEST(test_states),	    TEST(test_links),
 		TEST(test_heat_goes_along), TEST(test_again),
+		TEST(test_judge),	    TEST(test_find),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
