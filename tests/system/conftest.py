@@ -120,6 +120,21 @@ def one_tier(rig):
     tier.close()
 
 
+@pytest.fixture(name="slow")
+def slow_tier(rig, one):
+    """A tier whose target does 2 MiB a second for reading once slow() is
+    called."""
+    disk = rig.disk("slow", "ext4", 1 * rig_module.GIB)
+    one.target.rmdir()
+    one.target = disk.path / one.name
+    one.target.mkdir()
+    if not disk.throttle(read_bps=0):
+        pytest.skip("the blkio cgroup of this machine can't be used")
+    one.slow = lambda bps=2 << 20: disk.throttle(read_bps=bps)
+    yield one
+    disk.throttle(read_bps=0)
+
+
 @pytest.fixture(name="bare")
 def bare_directory(rig, mode):
     """A directory on the front's file system without a tier."""

@@ -10,23 +10,8 @@ import time
 
 import pytest
 
-from files import GIB, MIB, data, digest, put
+from files import MIB, data, digest, put
 from rig import binary, run, wait_for
-
-
-@pytest.fixture(name="slow")
-def slow_tier(rig, one):
-    """A tier whose target does 2 MiB a second for reading once slow() is
-    called."""
-    disk = rig.disk("slow", "ext4", 1 * GIB)
-    one.target.rmdir()
-    one.target = disk.path / one.name
-    one.target.mkdir()
-    if not disk.throttle(read_bps=0):
-        pytest.skip("the blkio cgroup of this machine can't be used")
-    one.slow = lambda bps=2 * MIB: disk.throttle(read_bps=bps)
-    yield one
-    disk.throttle(read_bps=0)
 
 
 # Signals end it, as they end cat; a handler would wait for the page.
