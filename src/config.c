@@ -67,6 +67,7 @@ void config_free(struct config *cfg)
 	if (!cfg)
 		return;
 	config_drop_targets(cfg);
+	recall_rules_unref(cfg->recall);
 	free(cfg->front);
 	free(cfg->mountpoint);
 	free(cfg->file);

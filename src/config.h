@@ -15,6 +15,7 @@
 
 #include "policy_rule.h"
 #include "policy_window.h"
+#include "recall_rule.h"
 #include "tierfs/format.h"
 
 enum config_passthrough {
@@ -61,12 +62,14 @@ struct config {
 	double promote_at;
 	struct policy_windows background;
 	uint64_t restore_budget; /* bytes a day by reads; 0: no limit */
+	bool nonblock_waits;	 /* O_NONBLOCK is no matter */
 	/* Room kept for restores: per cent of the front, or bytes. One is 0. */
 	double reserve_percent;
 	uint64_t reserve_bytes;
 	double breaker;	    /* per cent of failures that stop; 0: none do */
 	uint32_t walk_rate; /* directory entries a second; 0: no limit */
-	struct policy_rules *rules; /* never NULL when it was parsed */
+	struct policy_rules *rules;  /* never NULL when it was parsed */
+	struct recall_rules *recall; /* a reference; NULL: no sections */
 	/* What they are made of, or NULL; for config*.c. */
 	struct policy_rule_set *rule_set;
 	unsigned int rule_keys; /* that were seen in this rule, while parsing */

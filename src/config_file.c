@@ -22,6 +22,7 @@
 /* Beside [tierfs]. */
 static const struct config_section *const sections[] = {
 	&config_rule_section,
+	&config_recall_section,
 };
 
 struct reader {

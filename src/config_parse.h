@@ -66,6 +66,7 @@ struct config_section {
 };
 
 extern const struct config_section config_rule_section;
+extern const struct config_section config_recall_section;
 
 /* Makes cfg->rules, and cfg->promote, of what cfg says now. */
 int config_make_rules(struct config *cfg, char **ret_why);

@@ -36,6 +36,7 @@ static int copy(const struct config *from, struct config **ret)
 	to->rules = NULL;
 	to->rule_set = policy_rule_set_ref(from->rule_set);
 	to->ntargets = 0;
+	recall_rules_ref(to->recall);
 	err = config_copy_text(from->front, &to->front);
 	if (!err)
 		err = config_copy_text(from->mountpoint, &to->mountpoint);

@@ -282,6 +282,14 @@ const char *config_set_background(void *field, const char *value)
 	return policy_windows_parse(value, field);
 }
 
+const char *config_set_nonblock(void *field, const char *value)
+{
+	if (strcmp(value, "fail") && strcmp(value, "wait"))
+		return "neither fail nor wait";
+	*(bool *)field = !strcmp(value, "wait");
+	return NULL;
+}
+
 /* Of the configuration: per cent, or bytes. */
 const char *config_set_reserve(void *field, const char *value)
 {

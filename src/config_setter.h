@@ -33,6 +33,7 @@ const char *config_set_strategy(void *field, const char *value);
 const char *config_set_cold(void *field, const char *value);
 const char *config_set_promote(void *field, const char *value);
 const char *config_set_background(void *field, const char *value);
+const char *config_set_nonblock(void *field, const char *value);
 const char *config_set_reserve(void *field, const char *value);
 
 /* The DIR of [NAME=]DIR. */

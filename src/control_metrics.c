@@ -158,6 +158,40 @@ static void add_catalog(const struct control *control, json_t *all)
 	sample(control, f, "_total", NULL, NULL, stats.walked);
 }
 
+static void add_recall(const struct control *control, json_t *all)
+{
+	struct recall_rules *rules = tier_rules(control->tier, NULL);
+	struct tier_own_restores own;
+	json_t *f, *g;
+
+	tier_own_restores(control->tier, &own);
+	f = family(all, "tierfs_restore_budget_bytes", "gauge", "bytes",
+		   "Bytes a day that may be restored without being asked for.");
+	if (own.limit)
+		sample(control, f, "", NULL, NULL, own.limit);
+	f = family(all, "tierfs_restored_day_bytes", "gauge", "bytes",
+		   "Bytes restored so within the last 24 hours.");
+	sample(control, f, "", NULL, NULL, own.used);
+	f = family(all, "tierfs_restores_not_begun", "counter", "",
+		   "Restores that reads would have begun.");
+	sample(control, f, "_total", "for", "budget", own.no_budget);
+	sample(control, f, "_total", "for", "room", own.no_room);
+	f = family(all, "tierfs_recall_rule_opens", "counter", "",
+		   "Files without their data opened by those a rule is about.");
+	g = family(all, "tierfs_recall_rule_refused", "counter", "",
+		   "Requests that a rule refused.");
+	for (size_t i = 0; i < recall_rules_n(rules); i++) {
+		struct recall_info info;
+
+		recall_rules_info(rules, i, &info);
+		sample(control, f, "_total", "rule", info.name,
+		       info.counts[RECALL_OPENS]);
+		sample(control, g, "_total", "rule", info.name,
+		       info.counts[RECALL_REFUSED]);
+	}
+	recall_rules_unref(rules);
+}
+
 json_t *control_metrics(struct control *control)
 {
 	json_t *all = json_array(), *f;
@@ -177,5 +211,6 @@ json_t *control_metrics(struct control *control)
 	add_targets(control, all);
 	add_work(control, all);
 	add_catalog(control, all);
+	add_recall(control, all);
 	return all;
 }

@@ -153,6 +153,43 @@ static json_t *front_json(struct tier *tier)
 			 atomic_load(&tune->low));
 }
 
+/* What the rules of recall decided, since they are there. */
+static json_t *recall_json(struct tier *tier)
+{
+	struct recall_rules *rules = tier_rules(tier, NULL);
+	json_t *ret = json_array();
+
+	for (size_t i = 0; i < recall_rules_n(rules); i++) {
+		struct recall_info info;
+
+		recall_rules_info(rules, i, &info);
+		json_array_append_new(
+			ret,
+			json_pack("{s:s, s:o, s:i, s:s, s:I, s:I}", "name",
+				  info.name, "file", text(info.file), "line",
+				  (int)info.line, "action",
+				  recall_action_name(info.action), "opens",
+				  (json_int_t)info.counts[RECALL_OPENS],
+				  "refused",
+				  (json_int_t)info.counts[RECALL_REFUSED]));
+	}
+	recall_rules_unref(rules);
+	return ret;
+}
+
+/* Of restores that nobody asked for: bytes of a day, and those not begun. */
+static json_t *restores_json(struct tier *tier)
+{
+	struct tier_own_restores own;
+
+	tier_own_restores(tier, &own);
+	return json_pack(
+		"{s:o, s:I, s:I, s:I}", "budget",
+		own.limit ? json_integer((json_int_t)own.limit) : json_null(),
+		"used", (json_int_t)own.used, "over_budget",
+		(json_int_t)own.no_budget, "no_room", (json_int_t)own.no_room);
+}
+
 json_t *control_status(struct control *control)
 {
 	const struct tier_parts *parts = control->parts;
@@ -173,6 +210,11 @@ json_t *control_status(struct control *control)
 		"catalog", control_catalog(control), "errors", errors_json());
 	if (ret && !passthrough)
 		json_object_set_new(ret, "why", text(why));
+	if (ret) {
+		json_object_set_new(ret, "restores",
+				    restores_json(control->tier));
+		json_object_set_new(ret, "recall", recall_json(control->tier));
+	}
 	return ret;
 }
 

@@ -107,8 +107,9 @@ static void touch_atime(struct fs *fs, struct node *node)
 }
 
 static void read_in_place(fuse_req_t req, struct node *node, size_t size,
-			  off_t off, bool noatime)
+			  off_t off, const struct fuse_file_info *fi)
 {
+	const struct tier_who who = fs_handle_who(req, fi->fh, fi->flags);
 	uint64_t start = off & ~(uint64_t)(TARGET_ALIGN - 1);
 	struct fs_inplace *op = inplace_new(req, node, read_reply);
 
@@ -122,6 +123,7 @@ static void read_in_place(fuse_req_t req, struct node *node, size_t size,
 		       ~(size_t)(TARGET_ALIGN - 1);
 	op->read.off = start;
 	op->read.done = read_done;
+	op->read.who = &who;
 	if (posix_memalign(&op->read.buf, TARGET_ALIGN, op->read.len)) {
 		op->read.buf = NULL;
 		inplace_free(&op->park);
@@ -130,7 +132,7 @@ static void read_in_place(fuse_req_t req, struct node *node, size_t size,
 	}
 	tier_read(fs_tier(req), node, &op->read);
 	/* While the target reads; not answered before the request is armed. */
-	if (start == 0 && !noatime)
+	if (start == 0 && !(fi->flags & O_NOATIME) && !op->read.kept_off)
 		touch_atime(op->park.fs, node);
 	inplace_next(op, fs_park_arm(&op->park));
 }
@@ -146,8 +148,9 @@ static void seek_reply(struct fs_inplace *op)
 }
 
 static void seek_in_place(fuse_req_t req, struct node *node, off_t off,
-			  int whence)
+			  int whence, uint64_t fh)
 {
+	const struct tier_who who = fs_handle_who(req, fh, fs_handle_flags(fh));
 	struct fs_inplace *op = inplace_new(req, node, seek_reply);
 
 	if (!op) {
@@ -157,6 +160,7 @@ static void seek_in_place(fuse_req_t req, struct node *node, off_t off,
 	op->seek.done = seek_done;
 	op->seek.off = off;
 	op->seek.whence = whence;
+	op->seek.who = &who;
 	tier_seek(fs_tier(req), node, &op->seek);
 	inplace_next(op, fs_park_arm(&op->park));
 }
@@ -173,7 +177,7 @@ void fs_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
 	int err = tier_data_get(fs_tier(req), node, false, &data);
 
 	if (err == -EREMOTE) {
-		read_in_place(req, node, size, off, fi->flags & O_NOATIME);
+		read_in_place(req, node, size, off, fi);
 		return;
 	}
 	if (err) {
@@ -357,6 +361,7 @@ void fs_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off,
 	if (!use)
 		return;
 	use->begin = need_resident;
+	use->who = fs_handle_who(req, fi->fh, fs_handle_flags(fi->fh));
 	use->mode = mode;
 	use->off = off;
 	use->len = len;
@@ -404,7 +409,7 @@ void fs_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence,
 	int err = tier_data_get(fs_tier(req), node, false, &data);
 
 	if (err == -EREMOTE) {
-		seek_in_place(req, node, off, whence);
+		seek_in_place(req, node, off, whence, fi->fh);
 		return;
 	}
 	if (!err) {

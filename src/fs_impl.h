@@ -108,6 +108,21 @@ bool fs_in_group(fuse_req_t req, gid_t gid);
 /* To change attributes that the kernel has checked. */
 void fs_become_root(void);
 
+/* ---- who asks for data (fs_who.c) ----------------------------------------- */
+
+/* The client. */
+struct tier_who fs_who(fuse_req_t req, bool nonblock);
+/* Asks the rules about him. May read /proc. */
+void fs_who_judge(fuse_req_t req, struct tier_who *who);
+/* What is kept of him with a handle, beside the flags of its open. */
+uint64_t fs_handle_new(int flags, const struct tier_who *who);
+static inline int fs_handle_flags(uint64_t fh)
+{
+	return (int)(uint32_t)fh;
+}
+/* The client, by what was decided when the handle was opened. */
+struct tier_who fs_handle_who(fuse_req_t req, uint64_t fh, int flags);
+
 /* ---- requests that wait (fs_park.c) --------------------------------------- */
 
 /*
@@ -162,7 +177,8 @@ struct fs_flags {
 struct fs_use {
 	struct fs_park park;
 	struct tier_wait wait;
-	int err; /* the wait's */
+	struct tier_who who; /* the wait's */
+	int err;	     /* the wait's */
 	struct node *node;
 	int flags;			  /* of tier_open() */
 	int (*begin)(struct fs_use *use); /* tier_open() by default */

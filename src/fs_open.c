@@ -21,7 +21,8 @@
  * The kernel does not see writes through a mapping of a passthrough file, so
  * the attributes it has are invalidated when one may be made (O_RDWR).
  *
- * fi->fh is the flags of the open: a handle has no other state.
+ * fi->fh is the flags of the open and what the rules said of who opened it
+ * (fs_who.c): a handle has no other state.
  */
 
 #include "fs_impl.h"
@@ -131,7 +132,7 @@ static void handle_add(struct fs_use *use)
 	if (id)
 		fuse_passthrough_close(req, id);
 
-	fi->fh = (uint32_t)use->flags;
+	fi->fh = fs_handle_new(use->flags, &use->who);
 	fi->noflush = 1;
 	fi->keep_cache = keep;
 	if (fi->backing_id && !use->is_create &&
@@ -291,7 +292,8 @@ void fs_tmpfile(fuse_req_t req, fuse_ino_t parent, mode_t mode,
 
 void fs_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-	handle_drop(req, fs_of(req), fs_node(req, ino), (int)fi->fh);
+	handle_drop(req, fs_of(req), fs_node(req, ino),
+		    fs_handle_flags(fi->fh));
 	fuse_reply_err(req, 0);
 }
 

@@ -7,6 +7,8 @@
 
 #include "fs_impl.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 
 void fs_use_free(struct fs_use *use)
@@ -54,6 +56,10 @@ void fs_use_start(struct fs_use *use)
 
 		fs_park_begin(&use->park);
 		err = use->begin(use);
+		if (err == -EDESTADDRREQ) {
+			fs_who_judge(use->park.req, &use->who);
+			continue;
+		}
 		if (err == -EINPROGRESS) {
 			if (fs_park_arm(&use->park) == PARK_LEAVE)
 				return;
@@ -87,6 +93,8 @@ struct fs_use *fs_use_new(fuse_req_t req, struct node *node, int flags,
 	use->park.cancel = use_cancel;
 	use->park.free = use_park_free;
 	use->wait.resume = use_resume;
+	use->who = fs_who(req, flags & O_NONBLOCK);
+	use->wait.who = &use->who;
 	use->park.node = use->node = node;
 	use->flags = flags;
 	use->begin = use_open;

@@ -336,6 +336,7 @@ static void tick(struct tier *tier)
 	tier_targets_tick(tier);
 	tier_stale_kick(tier);
 	tier_save_counts(tier);
+	tier_save_budget(tier);
 }
 
 static void *waker_main(void *arg)
@@ -477,6 +478,7 @@ int tier_start(const struct tier_parts *parts, struct tier **ret)
 	tier->parts = *parts;
 	tier->batch_files = batch_files();
 	tier->max_size = max_size(parts->front);
+	pthread_mutex_init(&tier->recall_lock, NULL);
 	tier_retune(tier, parts->config);
 	CDS_INIT_LIST_HEAD(&tier->wake_list);
 	tier_stale_init(tier);
@@ -493,12 +495,16 @@ int tier_start(const struct tier_parts *parts, struct tier **ret)
 	pthread_condattr_destroy(&attr);
 	err = tier_load_counts(tier);
 	if (!err)
+		err = tier_load_budget(tier);
+	if (!err)
 		err = tier_adopt(tier);
-	if (err)
+	if (!err)
+		err = thread_start(&tier->waker, "tier-waker", waker_main,
+				   tier);
+	if (err) {
+		tier_set_rules(tier, NULL);
 		return err;
-	err = thread_start(&tier->waker, "tier-waker", waker_main, tier);
-	if (err)
-		return err;
+	}
 	*ret = steal_ptr(&tier);
 	return 0;
 }
@@ -520,6 +526,7 @@ void tier_abandon(struct tier *tier)
 	settle_all(tier);
 	tier_sync(tier);
 	tier_save_counts(tier);
+	tier_save_budget(tier);
 }
 
 void tier_stop(struct tier *tier)
@@ -532,7 +539,10 @@ void tier_stop(struct tier *tier)
 	settle_all(tier);
 	tier_sync(tier);
 	tier_save_counts(tier);
+	tier_save_budget(tier);
 	tier_stale_free(tier);
+	tier_set_rules(tier, NULL);
+	pthread_mutex_destroy(&tier->recall_lock);
 	free(tier->unsynced);
 	pthread_mutex_destroy(&tier->wake_lock);
 	pthread_mutex_destroy(&tier->stale_lock);

@@ -29,6 +29,7 @@
 #include "journal.h"
 #include "mover.h"
 #include "node.h"
+#include "recall_rule.h"
 #include "tierfs/target.h"
 
 struct tier;
@@ -63,9 +64,12 @@ struct tier_tunables {
 	_Atomic(uint32_t) dirty_entries;
 	_Atomic(uint64_t) dirty_bytes;
 	_Atomic(uint64_t) restore_below;
+	_Atomic(uint64_t) restore_budget; /* 0: none */
+	_Atomic(bool) nonblock_waits;
 };
 const struct tier_tunables *tier_tunables(struct tier *tier);
-/* Takes them, and the limit of the background's bandwidth, from config. */
+/* Takes them, who may recall, and the limit of the background's bandwidth, from
+ * config. */
 void tier_retune(struct tier *tier, const struct config *config);
 
 /* Takes nothing over; the parts outlive the tier. -ENOMEM, -EAGAIN. */
@@ -84,6 +88,25 @@ void tier_stop(struct tier *tier);
  * target (what is to be deleted there is queued). -errno of the journal. */
 int tier_recover(struct tier *tier);
 
+/* ---- who asks ----------------------------------------------------------- */
+
+/* For whom something is done, as far as it matters where data is not on the
+ * front. */
+struct tier_who {
+	pid_t pid;     /* 0: not known */
+	bool nonblock; /* O_NONBLOCK: -EAGAIN instead of waiting for data */
+	/* What the rules say of him: the caller asks them (tier_rules()) when
+	 * a call gives -EDESTADDRREQ, and calls again. */
+	bool judged;
+	bool waits; /* all the same */
+	enum recall_action action;
+	int16_t rule;
+	uint16_t generation; /* of the rules */
+};
+
+/* The rules in use, with a reference; NULL: none. */
+struct recall_rules *tier_rules(struct tier *tier, uint16_t *ret_generation);
+
 /* ---- waiting ---------------------------------------------------------- */
 
 struct tier_wait {
@@ -92,6 +115,9 @@ struct tier_wait {
 	void (*resume)(struct tier_wait *wait, int err);
 	struct cds_list_head link; /* the tier's while parked */
 	int err;
+	/* For whom, unchanged while it is parked; NULL: for the daemon, who
+	 * may and waits. */
+	const struct tier_who *who;
 };
 
 /* Takes a parked wait back (the client was interrupted). True: resume will
@@ -111,6 +137,10 @@ bool tier_wait_cancel(struct node *node, struct tier_wait *wait);
  *               truncates. Until the call the contents are as before, but for
  *               O_TRUNC.
  * -EINPROGRESS  parked
+ * -EDESTADDRREQ the file's data is not on the front, and what the rules say of
+ *               wait->who must be known: of this and all that take a wait
+ * -EAGAIN       data would have to come, which wait->who may not have, or does
+ *               not wait for (it is on its way then): of all that take a wait
  * -EIO          the target is offline and the data is needed to open for
  *               writing
  * -EPROTONOSUPPORT, -EBADMSG  the spill EA cannot be understood
@@ -143,6 +173,11 @@ struct tier_read {
 	void *buf; /* TARGET_ALIGN aligned, as len and off should be */
 	size_t len;
 	uint64_t off;
+	/* For whom: needed for the call alone. NULL: as in tier_wait. He gets
+	 * -EAGAIN at once where an object would have to be read that he may
+	 * not have, or for which he would have to wait. */
+	const struct tier_who *who;
+	bool kept_off; /* out: that is so */
 	/* the tier's */
 	struct target_io io;
 	struct tier_src *src;
@@ -183,6 +218,9 @@ struct tier_seek {
 	void (*done)(struct tier_seek *seek, int64_t res); /* offset, -errno */
 	uint64_t off;
 	int whence;
+	/* As in tier_read; he is told of no holes where a target would have to
+	 * look for them. */
+	const struct tier_who *who;
 };
 void tier_seek(struct tier *tier, struct node *node, struct tier_seek *seek);
 
@@ -342,6 +380,13 @@ struct tier_counts {
 	int64_t bytes[SPILL_STATES]; /* logical */
 };
 void tier_counts(struct tier *tier, struct tier_counts *ret);
+
+/* Restores that nobody asked for, and those that were not begun for that. */
+struct tier_own_restores {
+	uint64_t used, limit; /* bytes of the last 24 hours; 0: no limit */
+	uint64_t no_budget, no_room;
+};
+void tier_own_restores(struct tier *tier, struct tier_own_restores *ret);
 
 const struct tier_parts *tier_parts(struct tier *tier);
 /* Objects that wait to be deleted on a target, and in how many ns they are

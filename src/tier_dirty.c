@@ -405,11 +405,9 @@ int tier_need_resident(struct tier *tier, struct node *node,
 		if (atomic_load(&node->flags) & NODE_UNLINKED)
 			ret = -EOPNOTSUPP;
 		else
-			ret = tier_recall(file, MOVER_RECALL);
-		if (!ret) {
+			ret = tier_recall_for(file, wait);
+		if (ret == -EINPROGRESS)
 			tier_park(file, wait);
-			ret = -EINPROGRESS;
-		}
 	}
 	tier_file_unlock(file);
 	return ret;

@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "budget.h"
 #include "catalog.h"
 #include "delta.h"
 #include "state.h"
@@ -78,6 +79,17 @@ struct tier {
 	pthread_cond_t adopt_cond;
 	bool adopting;
 
+	/* A leaf (tier_recall.c). */
+	pthread_mutex_t recall_lock;
+	struct recall_rules *rules; /* a reference, or NULL */
+	_Atomic(bool) has_rules;
+	uint16_t rules_generation;
+	struct budget budget; /* of restores that nobody asked for */
+	bool budget_dirty;    /* to be put into the journal */
+	uint64_t own_coming;  /* bytes of those that are under way */
+	uint64_t own_no_budget, own_no_room;  /* that were not begun */
+	int64_t room_retry_at, room_retry_ns; /* after one found no room */
+
 	pthread_mutex_t watch_lock; /* a leaf, but for targets' own */
 	struct tier_watch watch[TIERFS_TARGETS_MAX];
 
@@ -110,8 +122,10 @@ struct tier_move {
 	/* Under node->lock. */
 	bool cancelled;
 	bool committed; /* the EA says it; nothing is to be undone */
+	uint64_t own;	/* bytes of a restore that nobody asked for */
 	/* The worker's. */
 	int err;
+	bool wrote; /* to the front, or may have */
 	uint64_t oid;
 	uint8_t target;
 	uint64_t intent;
@@ -334,10 +348,6 @@ void tier_meta_unlock(struct tier *tier, struct node *node);
 
 /* -- tier_open.c -------------------------------------------------------- */
 
-/* The file is read in place: an open counts with its first read, and past the
- * limit begins a restore. node->lock held. */
-void tier_count_read(struct tier_file *file);
-
 /* Stops a move that a write or a new name makes pointless. node->lock held. */
 void tier_move_cancel(struct tier_file *file);
 /* The copies of a resident file are stale: EA none, objects to be deleted.
@@ -345,6 +355,35 @@ void tier_move_cancel(struct tier_file *file);
 int tier_drop_copies(struct tier_file *file, bool touch);
 /* Decides what became of a suspect copy, if it can be told. On the waker. */
 void tier_settle(struct tier *tier, struct node *node);
+
+/* -- tier_recall.c ------------------------------------------------------ */
+
+/* Takes a reference of its own; NULL: none. */
+void tier_set_rules(struct tier *tier, struct recall_rules *rules);
+/* -EDESTADDRREQ: the rules have not been asked about who; or 0. */
+int tier_who_check(struct tier *tier, const struct tier_who *who);
+/* Begins the restore that wait is to be parked for: -EINPROGRESS. -EAGAIN: who
+ * asks may not have it, or does not wait; -errno. node->lock held. */
+int tier_recall_for(struct tier_file *file, struct tier_wait *wait);
+/* Data of an object is to be read for who; is_there: it can be. 0; -EAGAIN: not
+ * for him, or not now. node->lock held. */
+int tier_may_read(struct tier_file *file, const struct tier_who *who,
+		  bool is_there);
+/* Would it not be read for him? */
+bool tier_kept_off(struct tier *tier, const struct tier_who *who);
+/* The file is read in place: an open counts with its first read, and past the
+ * limit begins a restore. node->lock held. */
+void tier_count_read(struct tier_file *file, const struct tier_who *who);
+/* -ENOSPC: the front has no room for so much more. */
+int tier_check_room(struct tier *tier, uint64_t need);
+/* What restoring a file costs the front. node->lock held. */
+uint64_t tier_restore_cost(const struct tier_file *file);
+/* Around a restore that nobody asked for: NULL, or why not. The end tells
+ * whether anything was written. */
+const char *tier_own_begin(struct tier *tier, uint64_t bytes);
+void tier_own_end(struct tier *tier, uint64_t bytes, bool wrote, int err);
+int tier_load_budget(struct tier *tier);
+void tier_save_budget(struct tier *tier);
 
 /* -- tier_ns.c ---------------------------------------------------------- */
 
@@ -369,10 +408,6 @@ void tier_move_end(struct tier_move *move, int wake_err);
 __attribute__((format(printf, 3, 4))) void tier_result(struct tier_move *move,
 						       enum tier_result result,
 						       const char *reason, ...);
-/* Opens the file and takes a lease of type (F_RDLCK, F_WRLCK) on it: a
- * descriptor, -EBUSY when others have it open or mapped, -errno. */
-int tier_lease(struct node *node, int type);
-bool tier_lease_held(int fd, int type);
 /* Itself (flags of its EA) or below a pinned directory. No lock held. */
 bool tier_pinned(struct tier *tier, struct node *node, uint8_t flags);
 
@@ -385,6 +420,13 @@ void tier_release_run(struct mover_job *job, struct tier_move **moves,
 		      size_t n);
 void tier_restore_run(struct mover_job *job, struct tier_move **moves,
 		      size_t n);
+
+/* -- tier_release.c: leases --------------------------------------------- */
+
+/* Opens the file and takes a lease of type (F_RDLCK, F_WRLCK) on it: a
+ * descriptor, -EBUSY when others have it open or mapped, -errno. */
+int tier_lease(struct node *node, int type);
+bool tier_lease_held(int fd, int type);
 
 /* -- tier_metadata.c ---------------------------------------------------- */
 

@@ -35,27 +35,6 @@ struct move_job {
 	struct tier_move *moves[];
 };
 
-/* ---- leases ------------------------------------------------------------ */
-
-int tier_lease(struct node *node, int type)
-{
-	_cleanup_close_ int fd = -1;
-
-	/* Non-blocking: another's lease on the file is no reason to wait. */
-	fd = node_open(node, (type == F_WRLCK ? O_RDWR : O_RDONLY) | O_NOATIME |
-				     O_NONBLOCK);
-	if (fd < 0)
-		return fd == -EWOULDBLOCK || fd == -ETXTBSY ? -EBUSY : fd;
-	if (fcntl(fd, F_SETLEASE, type) < 0)
-		return errno == EAGAIN ? -EBUSY : -errno;
-	return steal_fd(&fd);
-}
-
-bool tier_lease_held(int fd, int type)
-{
-	return fcntl(fd, F_GETLEASE) == type;
-}
-
 /* ---- answers ------------------------------------------------------------ */
 
 static void set_answer(struct tier_request *req, enum tier_result result,
@@ -118,6 +97,8 @@ void tier_move_end(struct tier_move *move, int wake_err)
 
 	pthread_mutex_lock(&node->lock);
 	file->move = NULL;
+	if (move->own)
+		tier_own_end(file->tier, move->own, move->wrote, wake_err);
 	/* With the lock held, for nobody may find the lease but not the move:
 	 * an open would wait for the lease to be given back. */
 	if (move->fd >= 0)
@@ -480,7 +461,7 @@ static void submit_one(struct batch *b, struct batch *released,
 	struct tier_file *file;
 	enum tier_result result;
 	const char *reason;
-	uint64_t size = 0;
+	uint64_t size = 0, own = 0;
 	struct stat st;
 	bool copies;
 	int ret;
@@ -521,7 +502,20 @@ static void submit_one(struct batch *b, struct batch *released,
 	size = tier_stub_size(file);
 	if (file->ea.state == SPILL_NONE && !tier_stat_node(req->node, &st))
 		size = (uint64_t)st.st_size;
+	if (b->prio == MOVER_IDLE && b->op == TIER_RESTORE && !req->asked) {
+		own = tier_restore_cost(file);
+		reason = tier_own_begin(b->tier, own);
+		if (reason) {
+			tier_file_unlock(file);
+			answer(req, TIER_REFUSED, "%s", reason);
+			return;
+		}
+	}
 	move = tier_move_new(file, b->op, req);
+	if (move)
+		move->own = own;
+	else if (own)
+		tier_own_end(b->tier, own, false, -ENOMEM);
 	tier_file_unlock(file);
 	if (!move) {
 		answer(req, TIER_FAILED, "%s", strerror(ENOMEM));

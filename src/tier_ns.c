@@ -481,11 +481,10 @@ static int restore_first(struct tier *tier, struct node *node,
 	      ACT_RESTORE_FIRST) &&
 	    !(file->ea.state == SPILL_RELEASED && file->nwrite))
 		return 0;
-	ret = tier_recall(file, MOVER_RECALL);
-	if (ret)
-		return ret;
-	tier_park(file, wait);
-	return -EINPROGRESS;
+	ret = tier_recall_for(file, wait);
+	if (ret == -EINPROGRESS)
+		tier_park(file, wait);
+	return ret;
 }
 
 int tier_link(struct tier *tier, struct node *node, struct node *newparent,

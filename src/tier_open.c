@@ -219,7 +219,8 @@ static bool may_log(struct tier_file *file)
 	       !tier_stat_node(file->node, &st) && st.st_nlink == 1;
 }
 
-static int open_write(struct tier_file *file, bool truncate)
+static int open_write(struct tier_file *file, bool truncate,
+		      struct tier_wait *wait)
 {
 	enum state_event event = truncate	 ? EVENT_TRUNCATE_ZERO
 				 : may_log(file) ? EVENT_OPEN_WRITE
@@ -241,17 +242,13 @@ static int open_write(struct tier_file *file, bool truncate)
 		 * what the other begins. Nor is what can be logged: the swap
 		 * applies it. Only a fill writes to the stub itself.
 		 */
-		if (event == EVENT_OPEN_RESIDENT || file->filling) {
-			tier_recall(file, MOVER_RECALL);
-			return -EINPROGRESS;
-		}
+		if (event == EVENT_OPEN_RESIDENT || file->filling)
+			return tier_recall_for(file, wait);
 		if (next.actions & ACT_DELETE_OBJECT)
 			tier_move_cancel(file);
 	}
-	if (next.actions & ACT_RESTORE_FIRST) {
-		ret = tier_recall(file, MOVER_RECALL);
-		return ret ? ret : -EINPROGRESS;
-	}
+	if (next.actions & ACT_RESTORE_FIRST)
+		return tier_recall_for(file, wait);
 	if (file->ea.state == SPILL_MIGRATED ||
 	    next.actions & (ACT_SUSPECT | ACT_DELETE_OBJECT)) {
 		ret = need_write_intent(file);
@@ -266,28 +263,14 @@ static int open_write(struct tier_file *file, bool truncate)
 
 /* Programs open files to look at their flags alone (lsattr, borg): what counts,
  * and goes to the target, is what they read. */
-static int open_read(struct tier_file *file)
+static int open_read(struct tier_file *file, const struct tier_who *who)
 {
 	if (file->move && file->move->op == TIER_RELEASE)
 		tier_move_cancel(file);
-	if (tier_is_stub(file->ea.state))
+	if (tier_is_stub(file->ea.state) &&
+	    (!who || who->action == RECALL_RESTORE))
 		file->unread++;
 	return 0;
-}
-
-void tier_count_read(struct tier_file *file)
-{
-	uint32_t limit = atomic_load(&file->tier->tunables.restore_after);
-	struct node *node = file->node;
-
-	if (!file->unread)
-		return;
-	file->unread--;
-	if (node->reads < UINT16_MAX)
-		node->reads++;
-	/* Restoring it is the daemon's idea: nobody waits, nobody is told. */
-	if (limit != CONFIG_NEVER && node->reads > limit && !file->move)
-		tier_recall(file, MOVER_ASKED);
 }
 
 int tier_open(struct tier *tier, struct node *node, int flags,
@@ -301,7 +284,11 @@ int tier_open(struct tier *tier, struct node *node, int flags,
 	ret = tier_file_lock(tier, node, &file);
 	if (ret)
 		return ret;
-	ret = write ? open_write(file, flags & O_TRUNC) : open_read(file);
+	if (tier_is_stub(file->ea.state))
+		ret = tier_who_check(tier, wait->who);
+	if (!ret)
+		ret = write ? open_write(file, flags & O_TRUNC, wait)
+			    : open_read(file, wait->who);
 	if (!ret && write && file->nwrite == 0)
 		ret = tier_stat_node(node, &st);
 	if (!ret) {
@@ -364,8 +351,7 @@ int tier_untier(struct tier *tier, struct node *node, struct tier_wait *wait)
 	if (ret)
 		return ret;
 	if (file->ea.state == SPILL_RELEASED || file->ea.state == SPILL_DIRTY) {
-		ret = tier_recall(file, MOVER_RECALL);
-		ret = ret ? ret : -EINPROGRESS;
+		ret = tier_recall_for(file, wait);
 	} else if (file->ea.state == SPILL_MIGRATED) {
 		ret = need_write_intent(file);
 		if (!ret)

@@ -157,6 +157,14 @@ void tier_data_put(struct tier_data *data)
 /* ---- reading in place ------------------------------------------------- */
 
 /* With what the log says over what the object has. */
+static void drop_view(struct tier_read *read)
+{
+	if (read->view)
+		delta_view_free(read->view);
+	free(read->view);
+	read->view = NULL;
+}
+
 static int64_t read_merge(struct tier_read *read, int64_t res)
 {
 	struct delta_view *view = read->view;
@@ -167,9 +175,7 @@ static int64_t read_merge(struct tier_read *read, int64_t res)
 		delta_view_apply(view, read->buf);
 		res = (int64_t)view->len;
 	}
-	delta_view_free(view);
-	free(view);
-	read->view = NULL;
+	drop_view(read);
 	return res;
 }
 
@@ -238,13 +244,19 @@ static void src_open(struct tier_src *src)
 	target_open_async(src->target, src->oid, &src->object, &src->io);
 }
 
+/* Does a read of it get an answer of the target's, or fail at once? */
+static bool can_read(struct tier_src *src)
+{
+	return src->target && !atomic_load(&src->damaged) &&
+	       target_online(src->target, NULL, 0);
+}
+
 static void read_remote(struct tier_read *read)
 {
 	struct tier_src *src = read->src;
 	bool open = false, submit = false;
 
-	if (!src->target || atomic_load(&src->damaged) ||
-	    !target_online(src->target, NULL, 0)) {
+	if (!can_read(src)) {
 		tier_read_finish(read, -EIO);
 		return;
 	}
@@ -263,6 +275,25 @@ static void read_remote(struct tier_read *read)
 		src_open(src);
 }
 
+/* May the object be read for who asks? node->lock held. */
+static int ask_leave(struct tier_file *file, struct tier_read *read,
+		     struct tier_src *src)
+{
+	int ret;
+
+	if (read->view && !read->view->need_len) {
+		/* All of it is in the log. */
+		if (!read->who || read->who->action == RECALL_RESTORE)
+			tier_count_read(file, read->who);
+		return 0;
+	}
+	ret = tier_may_read(file, read->who, can_read(src));
+	read->kept_off = ret != 0;
+	if (ret)
+		drop_view(read);
+	return ret;
+}
+
 void tier_read(struct tier *tier, struct node *node, struct tier_read *read)
 {
 	struct tier_src *src;
@@ -270,6 +301,7 @@ void tier_read(struct tier *tier, struct node *node, struct tier_read *read)
 	int fd = -1, err;
 
 	read->view = NULL;
+	read->kept_off = false;
 	pthread_mutex_lock(&node->lock);
 	err = tier_file_src(node->file, &src);
 	if (!err && !src->remote) {
@@ -279,12 +311,12 @@ void tier_read(struct tier *tier, struct node *node, struct tier_read *read)
 		/* Now: the log may be gone when the object's part is there. */
 		err = tier_dirty_view(node->file, read);
 	}
+	if (!err && src->remote)
+		err = ask_leave(node->file, read, src);
 	if (!err) {
 		tier_src_get(src);
 		read->src = src;
 		read->node = node;
-		if (src->remote)
-			tier_count_read(node->file);
 	}
 	if (!err && src->remote && tier_damaged(node)) {
 		atomic_store(&src->damaged, true);
@@ -368,6 +400,7 @@ void tier_seek(struct tier *tier, struct node *node, struct tier_seek *seek)
 {
 	struct tier_file *file;
 	struct spill_ea ea;
+	bool ask = false;
 	int64_t res;
 
 	res = tier_file_lock(tier, node, &file);
@@ -382,13 +415,17 @@ void tier_seek(struct tier *tier, struct node *node, struct tier_seek *seek)
 			res = -EAGAIN;
 		else if (seek->off >= ea.size)
 			res = -ENXIO;
-		else if (ea.blocks * 512 >= ea.size)
+		else if (ea.blocks * 512 >= ea.size ||
+			 tier_kept_off(tier, seek->who))
 			/* No room for a hole: the disk need not be asked. */
 			res = seek->whence == SEEK_DATA ? (int64_t)seek->off
 							: (int64_t)ea.size;
 		else
-			res = seek_queue(tier, &ea, seek);
-		if (!res && ea.blocks * 512 < ea.size)
+			ask = true;
+	}
+	if (ask) {
+		res = seek_queue(tier, &ea, seek);
+		if (!res)
 			return;
 	}
 	seek->done(seek, res);

@@ -38,6 +38,29 @@
 #define LAG_NS	    (500 * 1000000LL)
 #define LAG_STEP_US 5000
 
+/* ---- leases ------------------------------------------------------------ */
+
+int tier_lease(struct node *node, int type)
+{
+	_cleanup_close_ int fd = -1;
+
+	/* Non-blocking: another's lease on the file is no reason to wait. */
+	fd = node_open(node, (type == F_WRLCK ? O_RDWR : O_RDONLY) | O_NOATIME |
+				     O_NONBLOCK);
+	if (fd < 0)
+		return fd == -EWOULDBLOCK || fd == -ETXTBSY ? -EBUSY : fd;
+	if (fcntl(fd, F_SETLEASE, type) < 0)
+		return errno == EAGAIN ? -EBUSY : -errno;
+	return steal_fd(&fd);
+}
+
+bool tier_lease_held(int fd, int type)
+{
+	return fcntl(fd, F_GETLEASE) == type;
+}
+
+/* ---- the job ---------------------------------------------------------- */
+
 /* The lease is taken with the lock held: a use that came in between would find
  * a lease that it cannot give back, and wait for it with the lock. */
 static int try_begin(struct tier_move *move)

@@ -49,26 +49,11 @@
 #include "tier_restore.h"
 #include "util.h"
 
-/* What a restore leaves free on the front, for those who write. */
-#define RESERVE_SHIFT 7 /* 1/128 of it */
-
 /* What finish_swap() has to do before it tries again. */
 #define SWAP_MOVED   1 /* nothing: the file has another directory */
 #define SWAP_APPLIES 2 /* commit that the object will be stale */
 #define SWAP_LATER   3 /* wait for the journal */
 #define LATER_US     2000
-
-static int check_room(struct restore *r)
-{
-	uint64_t used, avail, need;
-	int ret;
-
-	ret = front_usage(r->tier->parts.front, &used, &avail);
-	if (ret)
-		return ret;
-	need = min_t(uint64_t, r->size, r->blocks * 512) + r->log_bytes;
-	return need + ((used + avail) >> RESERVE_SHIFT) > avail ? -ENOSPC : 0;
-}
 
 int restore_copy(struct restore *r, int fd)
 {
@@ -346,7 +331,11 @@ static int begin(struct restore *r)
 	if (r->apply && !r->swap)
 		return -EBUSY;
 	r->target = tier_target(r->tier, r->ea.copies[0].target);
-	return r->target || r->log_alone ? check_room(r) : -EIO;
+	if (!r->target && !r->log_alone)
+		return -EIO;
+	return tier_check_room(r->tier,
+			       min_t(uint64_t, r->size, r->blocks * 512) +
+				       r->log_bytes);
 }
 
 /* The data of all that is to be swapped is durable, and the intents. */
@@ -482,6 +471,7 @@ void tier_restore_run(struct mover_job *job, struct tier_move **moves, size_t n)
 				      .fd = -1,
 				      .log_fd = -1};
 		r->err = begin(r);
+		moves[i]->wrote = !r->err;
 		if (!r->err && r->swap)
 			r->err = fetch(r);
 	}

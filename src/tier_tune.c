@@ -20,6 +20,9 @@ void tier_retune(struct tier *tier, const struct config *config)
 	atomic_store(&t->dirty_entries, config->dirty_entries);
 	atomic_store(&t->dirty_bytes, config->dirty_bytes);
 	atomic_store(&t->restore_below, config->restore_below);
+	atomic_store(&t->restore_budget, config->restore_budget);
+	atomic_store(&t->nonblock_waits, config->nonblock_waits);
+	tier_set_rules(tier, config->recall);
 	tier_targets_patience(tier, config->recall_timeout_ns);
 	if (tier->parts.limit)
 		copy_limit_set(tier->parts.limit, config->bwlimit);

@@ -303,6 +303,30 @@ static void print_catalog(const json_t *catalog)
 	printf("\n");
 }
 
+static void print_recall(const json_t *restores, const json_t *rules)
+{
+	const json_t *budget = json_object_get(restores, "budget");
+	uint64_t over = num(restores, "over_budget");
+	uint64_t no_room = num(restores, "no_room");
+	char used[SIZE_TEXT_LEN], limit[SIZE_TEXT_LEN];
+	json_t *rule;
+	size_t i;
+
+	printf("  restored    %s by reads in 24 hours",
+	       size_text(num(restores, "used"), used));
+	if (json_is_integer(budget))
+		printf(", of %s", size_text(num(restores, "budget"), limit));
+	if (over || no_room)
+		printf("; not begun: %llu over budget, %llu for lack of room",
+		       (unsigned long long)over, (unsigned long long)no_room);
+	printf("\n");
+	json_array_foreach((json_t *)rules, i, rule)
+		printf("  recall      %s (%s): %llu opens, %llu refused\n",
+		       str(rule, "name"), str(rule, "action"),
+		       (unsigned long long)num(rule, "opens"),
+		       (unsigned long long)num(rule, "refused"));
+}
+
 void print_mount(struct tool *tool, json_t *data)
 {
 	static bool more;
@@ -336,6 +360,8 @@ void print_mount(struct tool *tool, json_t *data)
 	       (unsigned long long)num(queues, "recall"),
 	       (unsigned long long)num(queues, "asked"),
 	       (unsigned long long)num(queues, "idle"));
+	print_recall(json_object_get(data, "restores"),
+		     json_object_get(data, "recall"));
 	if (truth(data, "passthrough"))
 		printf("  passthrough yes\n");
 	else
