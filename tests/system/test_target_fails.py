@@ -216,8 +216,8 @@ def test_full(own):
     assert all(line.endswith(f"target {own.target.name} is full")
                for line in lines), failed.err
     becomes(own, "full", "No space left")
-    settled(own)
     wait_for(lambda: len(own.objects()) == 2 + len(fit))
+    settled(own)
     # Nobody tries again by himself.
     before = below(own.target)
     with pytest.raises(AssertionError):
