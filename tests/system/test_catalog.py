@@ -382,7 +382,8 @@ def test_changes_without_it(one):
     answer = tier.ctl("report", tier.mnt)
     assert answer.status == 1 and "no catalog" in answer.err
     assert tier.ctl("find", tier.mnt).status == 1
-    assert "tierfs_catalog" not in tier.ctl("metrics", text=True).out
+    metrics = tier.ctl("--mount", tier.mnt, "metrics", text=True).out
+    assert "tierfs_catalog" not in metrics
     (tier.mnt / "d0" / "e0" / "f0").unlink()
     os.rename(tier.mnt / "d1", tier.mnt / "d9")
     tier.release(tier.mnt / "d2")
