@@ -1,0 +1,385 @@
+// SPDX-License-Identifier: MIT
+/*
+ * The engine's turn (room, what is due, keeping ahead): that of policy_turn.c
+ * and policy_pick.c in short, over files without data and in virtual time. What
+ * decides is the daemon's own code.
+ */
+#include "sim.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "util.h"
+
+#define MIB	       (1ULL << 20)
+#define MINUTE_NS      (60 * NSEC_PER_SEC)
+#define TARGET_RATE    150000000.0 /* bytes a second */
+#define TARGET_SEEK_NS 5000000LL
+/* As in policy_turn.c and policy_int.h. */
+#define COPY_FILES     4096
+#define COPY_BYTES     (2ULL << 30)
+#define GATHER_BYTES   (256 * MIB)
+#define GATHER_MOST_NS (10 * MINUTE_NS)
+#define AWAKE_NS       (20 * NSEC_PER_SEC)
+#define LOOK_AGAIN_NS  (2 * NSEC_PER_SEC)
+#define RECHECK_NS     MINUTE_NS
+/* As in tier_recall.c: what a restore leaves free. */
+#define RESERVE_SHIFT  7
+
+static int tie(const struct sim_file *a, const struct sim_file *b)
+{
+	return a < b ? -1 : a > b;
+}
+
+static int due_cmp(const struct sim_file *a, const struct sim_file *b)
+{
+	return a->due != b->due ? (a->due < b->due ? -1 : 1) : tie(a, b);
+}
+
+static int rank_cmp(const struct sim_file *a, const struct sim_file *b)
+{
+	return a->rank != b->rank ? (a->rank < b->rank ? -1 : 1) : tie(a, b);
+}
+
+/* RB_GENERATE_STATIC lacks a macro of BSD's. */
+RB_GENERATE_INTERNAL(dues, sim_file, by_due, due_cmp,
+		     __attribute__((unused)) static)
+RB_GENERATE_INTERNAL(ranks, sim_file, by_rank, rank_cmp,
+		     __attribute__((unused)) static)
+
+/* ---- a file's place ------------------------------------------------------ */
+
+uint64_t sim_front_bytes(const struct sim_file *f)
+{
+	if (f->state == SPILL_NONE || f->state == SPILL_MIGRATED)
+		return f->size;
+	return f->log;
+}
+
+void sim_hide(struct sim *s, struct sim_file *f)
+{
+	if (f->due != INT64_MAX)
+		RB_REMOVE(dues, &s->dues, f);
+	if (f->rank != INT64_MAX)
+		RB_REMOVE(ranks, &s->ranks[f->state == SPILL_MIGRATED], f);
+	f->due = f->rank = INT64_MAX;
+	s->used -= sim_front_bytes(f);
+	if (f->state == SPILL_MIGRATED)
+		s->copied -= f->size;
+}
+
+void sim_eval(const struct sim *s, const struct sim_file *f,
+	      struct rule_verdict *ret)
+{
+	char path[64];
+	const struct rule_facts facts = {
+		.path = path,
+		.size = f->size,
+		.access = f->access,
+		.mtime = f->mtime,
+		.ctime = f->mtime,
+		.heat = f->heat,
+	};
+
+	trace_path(s->trace, (uint32_t)(f - s->files), path, sizeof(path));
+	policy_rules_eval(s->policy->rules, &facts, s->now, ret);
+}
+
+/* As policy_judge_row() has it. */
+static void judge(struct sim *s, struct sim_file *f)
+{
+	bool resident = f->state == SPILL_NONE || f->state == SPILL_MIGRATED;
+	struct rule_verdict v;
+	int64_t act;
+
+	if (!resident || f->busy)
+		return;
+	sim_eval(s, f, &v);
+	if (v.keep)
+		v.rank = INT64_MAX;
+	act = f->state == SPILL_NONE ? v.migrate_at : v.release_at;
+	if (v.keep)
+		act = INT64_MAX;
+	if (act > s->now && v.changes_at < act)
+		act = max_t(int64_t, v.changes_at, s->now + RECHECK_NS);
+	f->due = act;
+	f->rank = v.rank;
+}
+
+/* After sim_hide() and a change. */
+void sim_show(struct sim *s, struct sim_file *f)
+{
+	f->due = f->rank = INT64_MAX;
+	if (!f->exists)
+		return;
+	judge(s, f);
+	if (f->due != INT64_MAX)
+		RB_INSERT(dues, &s->dues, f);
+	if (f->rank != INT64_MAX)
+		RB_INSERT(ranks, &s->ranks[f->state == SPILL_MIGRATED], f);
+	s->used += sim_front_bytes(f);
+	if (f->state == SPILL_MIGRATED)
+		s->copied += f->size;
+}
+
+int64_t sim_target_works(struct sim *s, uint64_t bytes)
+{
+	int64_t start = max_t(int64_t, s->now, s->target_busy);
+
+	s->target_busy = start + TARGET_SEEK_NS +
+			 (int64_t)((double)bytes / TARGET_RATE * NSEC_PER_SEC);
+	trace_disk_use(&s->disk, &s->count, start, s->target_busy);
+	return s->target_busy;
+}
+
+void sim_spoil(struct sim *s, struct sim_file *f)
+{
+	if (f->untouched)
+		s->count.wasted += f->size;
+	f->untouched = false;
+}
+
+/* ---- moving -------------------------------------------------------------- */
+
+static void release(struct sim *s, struct sim_file *f)
+{
+	sim_hide(s, f);
+	f->state = SPILL_RELEASED;
+	f->reads = 0;
+	f->untouched = false;
+	s->count.released++;
+	sim_show(s, f);
+}
+
+static void migrate(struct sim *s, struct sim_file *f, bool drop)
+{
+	struct sim_copy *copy = malloc(sizeof(*copy));
+
+	if (!copy) {
+		s->err = -ENOMEM;
+		return;
+	}
+	sim_hide(s, f);
+	f->busy = true;
+	sim_show(s, f);
+	*copy = (struct sim_copy){.file = f,
+				  .version = f->version,
+				  .size = f->size,
+				  .drop = drop,
+				  .done = sim_target_works(s, f->size)};
+	*s->last = copy;
+	s->last = &copy->next;
+	s->in_flight_files++;
+	s->in_flight += f->size;
+	s->coming += drop ? f->size : 0;
+}
+
+static void end_copy(struct sim *s)
+{
+	struct sim_copy *copy = s->first;
+	struct sim_file *f = copy->file;
+
+	s->first = copy->next;
+	if (!s->first)
+		s->last = &s->first;
+	s->in_flight_files--;
+	s->in_flight -= copy->size;
+	s->count.migrations++;
+	s->count.migrated += copy->size;
+	if (!f->exists || f->version != copy->version) {
+		s->count.wasted += copy->size;
+	} else {
+		sim_hide(s, f);
+		f->busy = false;
+		f->state = SPILL_MIGRATED;
+		f->untouched = true;
+		sim_show(s, f);
+		if (copy->drop)
+			release(s, f);
+	}
+	s->coming -= copy->drop ? copy->size : 0;
+	free(copy);
+}
+
+bool sim_may_restore(struct sim *s, uint64_t bytes)
+{
+	uint64_t limit = s->policy->restore_budget;
+	int64_t day = s->now / TRACE_DAY;
+
+	if (s->used + bytes + (s->front >> RESERVE_SHIFT) > s->front)
+		return false;
+	if (day != s->budget_day) {
+		s->budget_day = day;
+		s->budget_day_used = 0;
+	}
+	if (limit && s->budget_day_used + bytes > limit)
+		return false;
+	s->budget_day_used += bytes;
+	return true;
+}
+
+void sim_restore(struct sim *s, struct sim_file *f)
+{
+	sim_hide(s, f);
+	f->state = f->state == SPILL_DIRTY ? SPILL_NONE : SPILL_MIGRATED;
+	f->log = f->entries = 0;
+	s->count.restores++;
+	s->count.restored += f->size;
+	s->count.target_read += f->size;
+	sim_target_works(s, f->size);
+	sim_show(s, f);
+}
+
+/* ---- the engine's turn --------------------------------------------------- */
+
+static struct sim_file *coldest(struct sim *s, bool copied)
+{
+	return RB_MIN(ranks, &s->ranks[copied]);
+}
+
+/* How many bytes more may be copied: nothing until half is done. */
+static uint64_t copy_limit(const struct sim *s)
+{
+	if (s->in_flight > COPY_BYTES / 2 ||
+	    s->in_flight_files > COPY_FILES / 2)
+		return 0;
+	return COPY_BYTES - s->in_flight;
+}
+
+static void make_room(struct sim *s, uint64_t high, uint64_t low)
+{
+	struct sim_file *f;
+
+	if (s->used >= high)
+		s->making_room = true;
+	if (s->used <= low)
+		s->making_room = s->room_short = false;
+	if (!s->making_room)
+		return;
+	while (s->used > low && (f = coldest(s, true)))
+		release(s, f);
+	s->room_short = s->used > low + s->coming;
+	for (uint64_t limit = s->room_short ? copy_limit(s) : 0;
+	     limit && s->used > low + s->coming && (f = coldest(s, false));) {
+		limit -= min_t(uint64_t, limit, f->size);
+		migrate(s, f, true);
+	}
+}
+
+/* Is it time for what is due? */
+static bool gathered(struct sim *s)
+{
+	struct sim_file *f;
+	uint64_t bytes = 0;
+
+	if (s->now < s->awake)
+		return true;
+	RB_FOREACH(f, dues, &s->dues)
+	{
+		int64_t spare = (f->due - f->access) / 10;
+
+		if (f->due > s->now)
+			break;
+		bytes += f->size;
+		spare = max_t(int64_t, 0,
+			      min_t(int64_t, spare, GATHER_MOST_NS));
+		if (f->due + spare <= s->now || f->state != SPILL_NONE ||
+		    bytes >= GATHER_BYTES)
+			return true;
+	}
+	return false;
+}
+
+static void do_due(struct sim *s)
+{
+	uint64_t limit = copy_limit(s);
+	struct sim_file *f = RB_MIN(dues, &s->dues);
+	struct rule_verdict v;
+
+	if (!f || f->due > s->now || s->now < s->due_again)
+		return;
+	s->due_again = s->now + LOOK_AGAIN_NS;
+	if (!limit || !gathered(s))
+		return;
+	while (limit && (f = RB_MIN(dues, &s->dues)) && f->due <= s->now) {
+		sim_eval(s, f, &v);
+		if (f->state == SPILL_NONE && v.migrate_at <= s->now) {
+			limit -= min_t(uint64_t, limit, f->size);
+			migrate(s, f, v.release_at <= s->now);
+			s->awake = s->now + AWAKE_NS;
+		} else if (f->state == SPILL_MIGRATED &&
+			   v.release_at <= s->now) {
+			release(s, f);
+		} else {
+			sim_hide(s, f);
+			sim_show(s, f);
+		}
+	}
+}
+
+static void keep_ahead(struct sim *s, uint64_t high, uint64_t low)
+{
+	uint64_t span = high - low, want = span + span / 4;
+	uint64_t limit = copy_limit(s);
+	struct sim_file *f;
+
+	if (s->used + span <= low || s->room_short)
+		return;
+	while (limit && s->copied + s->in_flight < want &&
+	       (f = coldest(s, false))) {
+		limit -= min_t(uint64_t, limit, f->size);
+		migrate(s, f, false);
+		s->awake = s->now + AWAKE_NS;
+	}
+}
+
+void sim_turn(struct sim *s)
+{
+	uint64_t high = (uint64_t)((double)s->front * s->policy->high / 100);
+	uint64_t low = (uint64_t)((double)s->front * s->policy->low / 100);
+
+	make_room(s, high, low);
+	do_due(s);
+	keep_ahead(s, high, low);
+}
+
+/* The engine, until then. */
+void sim_run_until(struct sim *s, int64_t until)
+{
+	while (!s->err) {
+		struct sim_file *f = RB_MIN(dues, &s->dues);
+		int64_t next = s->first ? s->first->done : INT64_MAX;
+
+		if (f)
+			next = min_t(int64_t, next,
+				     max_t(int64_t, f->due, s->due_again));
+		if (next > until)
+			break;
+		s->now = max_t(int64_t, s->now, next);
+		while (s->first && s->first->done <= s->now)
+			end_copy(s);
+		sim_turn(s);
+	}
+	s->now = max_t(int64_t, s->now, until);
+}
+
+/* ---- life ---------------------------------------------------------------- */
+
+void sim_init(struct sim *s)
+{
+	RB_INIT(&s->dues);
+	RB_INIT(&s->ranks[0]);
+	RB_INIT(&s->ranks[1]);
+	s->last = &s->first;
+}
+
+void sim_free(struct sim *s)
+{
+	while (s->first) {
+		struct sim_copy *copy = s->first;
+
+		s->first = copy->next;
+		free(copy);
+	}
+	free(s->files);
+}
