@@ -56,6 +56,7 @@ struct check {
 	bool blind;
 	bool claiming; /* a further round: nothing is judged */
 	bool unsynced; /* attributes were changed */
+	bool outdated; /* the catalog is marked so */
 	int err;       /* ends it */
 	unsigned int since_tick;
 

@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "catalog.h"
 #include "check_int.h"
 #include "cleanup.h"
 #include "tier.h"
@@ -27,7 +28,11 @@ static int forget_offline(struct check *c, int dirfd, const char *name,
 	};
 	_cleanup_close_ int fd =
 		openat(dirfd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	int err = c->outdated ? 0 : catalog_outdated(front);
 
+	if (err)
+		return err;
+	c->outdated = true;
 	return fd < 0 ? -errno : front_ea_set(front, fd, &ea);
 }
 

@@ -392,6 +392,24 @@ def test_changes_without_it(one):
     follows(tier)
 
 
+def test_repairs_without_it(tier):
+    """tierctl check --front changes attributes behind its back."""
+    some_tree(tier.mnt)
+    tier.migrate(tier.mnt / "d2")
+    follows(tier)
+    tier.umount()
+    objects = len(tier.objects())
+    for path in tier.objects():
+        path.unlink()
+    answer = tier.ctl("check", "--repair", "--front", tier.front,
+                      f"--target={tier.target.name}={tier.target}")
+    assert answer.status == 0 and len(answer.json) == objects > 0
+    tier.mount()
+    walked(tier)
+    follows(tier)
+    assert not tier.do("find", tier.mnt, "-state", "migrated")
+
+
 def test_it_cannot_be_had(one):
     """The mount is there without it."""
     (one.front / ".tierfs").mkdir(exist_ok=True)
