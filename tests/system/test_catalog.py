@@ -162,11 +162,13 @@ def test_each_change(tier):
 
     def cut_open():
         with open(top / "f", "r+b") as f:
+            follows(tier)  # the open is told, too
             f.truncate(10)
             follows(tier)
 
     def punch():
         with open(top / "g", "r+b") as f:
+            follows(tier)
             fallocate(f.fileno(), 0, 0, 100000)
             follows(tier)
             fallocate(f.fileno(), FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE, 0,
@@ -559,4 +561,4 @@ def test_reading_is_access(tier):
     def accessed():
         rows = {r["path"][-1]: r["access"] for r in tier.do("find", tier.mnt)}
         return rows["g"] == 1e9 and abs(rows["f"] - time.time()) < 300
-    wait_for(accessed)
+    wait_for(accessed, 20)
