@@ -246,14 +246,16 @@ static bool round_of(struct catalog *c, struct batch *b)
 
 	atomic_fetch_add(&c->batch, 1);
 	catalog_batch_take(c, b);
-	err = c->db.sql ? transact(c, b, &more) : -EBADMSG;
+	err = c->db.sql && !atomic_exchange(&c->damaged, false)
+		      ? transact(c, b, &more)
+		      : -EBADMSG;
 	catalog_batch_end(c, b, !err);
 	if (!err)
 		err = catalog_walk_done(c);
 	if (!err) {
 		c->backoff_ns = c->retry_at = 0;
 	} else {
-		catalog_walk_failed(c);
+		catalog_walk_failed(c, err == -EBADMSG);
 		rolled_back(c);
 		if (err == -EBADMSG)
 			rebuild(c);

@@ -289,6 +289,7 @@ struct catalog {
 	_Atomic(uint64_t) walked;
 	_Atomic(unsigned int) hurried;
 	_Atomic(uint32_t) epoch; /* of the database's file */
+	_Atomic(bool) damaged;	 /* a reader found it so */
 };
 
 /* -- catalog_file.c: rows of files. All on C, in a transaction. --------------- */
@@ -390,9 +391,10 @@ int catalog_walk_start(struct catalog *c);
 void catalog_walk_stop(struct catalog *c);
 /* Gives the scanner work and applies what it found. In a transaction. */
 int catalog_walk_some(struct catalog *c, bool *ret_more);
-/* That was committed; or not, and is to be done again. */
+/* That was committed; or not, and is to be done again: what was taken, or all
+ * that is in flight. */
 int catalog_walk_done(struct catalog *c);
-void catalog_walk_failed(struct catalog *c);
+void catalog_walk_failed(struct catalog *c, bool all);
 /* Is there a directory to be walked, and how many are marked? */
 int catalog_walk_due(struct catalog *c, bool *ret, uint64_t *ret_marked);
 /* Has the scanner found something? */

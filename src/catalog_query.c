@@ -40,6 +40,16 @@ static int reader_connect(struct catalog_reader *r)
 	return err;
 }
 
+/* After each question. */
+static int answered(struct catalog_reader *r, int err)
+{
+	if (err == -EBADMSG && r->epoch == atomic_load(&r->c->epoch)) {
+		atomic_store(&r->c->damaged, true);
+		catalog_queue_wake(&r->c->queue);
+	}
+	return err;
+}
+
 /* Before each question. */
 static int reader_ready(struct catalog_reader *r)
 {
@@ -104,7 +114,7 @@ int catalog_get(struct catalog_reader *r, uint64_t key, struct catalog_row *ret)
 		err = catalog_file_get(&r->db, key, &row);
 	if (!err)
 		*ret = row;
-	return err;
+	return answered(r, err);
 }
 
 /* All that fit are read first, in one state of the database. */
@@ -135,7 +145,7 @@ static int each_row(struct catalog_reader *r, enum catalog_sql which,
 	}
 	catalog_db_reset(&r->db, which);
 	if (err < 0)
-		return err;
+		return answered(r, err);
 	for (size_t i = 0; i < n && each(arg, &rows[i]); i++)
 		;
 	return 0;
@@ -175,7 +185,7 @@ int catalog_next_due(struct catalog_reader *r, int64_t *ret)
 		return err;
 	err = catalog_db_step(&r->db, CQ_NEXT_DUE);
 	if (err < 0)
-		return err;
+		return answered(r, err);
 	*ret = err ? sqlite3_column_int64(st, 0) : INT64_MAX;
 	catalog_db_reset(&r->db, CQ_NEXT_DUE);
 	return 0;
@@ -229,7 +239,7 @@ int catalog_dir_path(struct catalog_reader *r, uint64_t dir, char **ret)
 	}
 	if (!err)
 		*ret = steal_ptr(&path);
-	return err;
+	return answered(r, err);
 }
 
 int catalog_path(struct catalog_reader *r, uint64_t home, const char *name,
@@ -242,7 +252,7 @@ int catalog_path(struct catalog_reader *r, uint64_t home, const char *name,
 	if (!err)
 		err = catalog_dir_path_of(&r->db, home, &dir);
 	if (err)
-		return err;
+		return answered(r, err);
 	if (asprintf(&path, "%s/%s", dir, name) < 0)
 		return -ENOMEM;
 	*ret = path;
@@ -257,7 +267,9 @@ int catalog_report(struct catalog_reader *r, uint64_t dir,
 
 	if (!err)
 		err = catalog_dir_get(&r->db, dir, &d);
-	return err ? err : catalog_hist_read(&r->db, dir, ret);
+	if (!err)
+		err = catalog_hist_read(&r->db, dir, ret);
+	return answered(r, err);
 }
 
 /* ---- find -------------------------------------------------------------------------- */
@@ -373,5 +385,5 @@ int catalog_find(struct catalog_reader *r, uint64_t dir,
 		dir = f.dirs[--f.ndirs];
 	}
 	free(f.dirs);
-	return err;
+	return answered(r, err);
 }

@@ -377,8 +377,13 @@ int catalog_walk_done(struct catalog *c)
 	return atomic_load(&c->stop) ? 0 : give(c, c->walk);
 }
 
-void catalog_walk_failed(struct catalog *c)
+void catalog_walk_failed(struct catalog *c, bool all)
 {
-	if (c->walk)
-		taken_free(c->walk, true);
+	struct catalog_walk *w = c->walk;
+
+	if (!w)
+		return;
+	taken_free(w, true);
+	for (size_t i = 0; all && i < w->n; i++)
+		w->jobs[i]->spoiled = true;
 }

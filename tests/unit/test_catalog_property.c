@@ -241,7 +241,7 @@ static unsigned int from_env(const char *name, unsigned int other)
 static void test_told_dropped_lost(void **state)
 {
 	struct world w = {.env = *state};
-	unsigned int rounds = from_env("TIERFS_TEST_ROUNDS", 60);
+	unsigned int rounds = from_env("TIERFS_TEST_ROUNDS", 40);
 
 	w.seed = from_env("TIERFS_TEST_SEED", (unsigned int)realtime_ns());
 	print_message("seed %u\n", w.seed);
@@ -287,7 +287,7 @@ static void test_told_dropped_lost(void **state)
 static void test_told(void **state)
 {
 	struct world w = {.env = *state};
-	unsigned int rounds = from_env("TIERFS_TEST_ROUNDS", 60);
+	unsigned int rounds = from_env("TIERFS_TEST_ROUNDS", 40);
 	struct catalog_stats stats;
 
 	w.seed = from_env("TIERFS_TEST_SEED", (unsigned int)realtime_ns());
@@ -311,7 +311,7 @@ static void test_told(void **state)
 static void test_killed(void **state)
 {
 	struct world w = {.env = *state};
-	unsigned int rounds = from_env("TIERFS_TEST_ROUNDS", 60) / 6;
+	unsigned int rounds = from_env("TIERFS_TEST_ROUNDS", 40) / 6;
 
 	w.seed = from_env("TIERFS_TEST_SEED", (unsigned int)realtime_ns());
 	print_message("seed %u\n", w.seed);

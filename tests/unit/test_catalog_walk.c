@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "catalog_check.h"
 
+#include <sys/mount.h>
+
 static int walk_setup(void **state)
 {
 	struct env *env;
@@ -47,7 +49,7 @@ static void test_adopt(void **state)
 	struct env *env = *state;
 
 	make_tree(env, "/a", 20, 30);
-	make_tree(env, "/b", 3, 5000);
+	make_tree(env, "/b", 1, 9000);
 	assert_int_equal(linkat(env->front->root_fd, "a/f1",
 				env->front->root_fd, "b/link", 0),
 			 0);
@@ -110,7 +112,7 @@ static void test_restart(void **state)
 	struct catalog_stats stats;
 	uint64_t walked = 0;
 
-	make_tree(env, "/a", 100, 100);
+	make_tree(env, "/a", 50, 60);
 	for (int i = 0; i < 1000 && !walked; i++) {
 		env_open(env);
 		while (!walked) {
@@ -165,14 +167,14 @@ static void test_dropped_everywhere(void **state)
 	struct env *env = *state;
 	char path[64];
 
-	for (int d = 0; d < 3000; d++) {
+	for (int d = 0; d < 1500; d++) {
 		snprintf(path, sizeof(path), "/d%d", d);
 		make_dir(env, path);
 	}
 	env_open(env);
 	settled(env, true);
 	catalog_set_limit(env->c, 0);
-	for (int d = 0; d < 3000; d++) {
+	for (int d = 0; d < 1500; d++) {
 		snprintf(path, sizeof(path), "/d%d/f", d);
 		put_file(env, path, 1);
 	}
@@ -214,6 +216,81 @@ static void test_damaged(void **state)
 	assert_catalog_true(env);
 }
 
+/* The same while it is in use. */
+static void test_damaged_in_use(void **state)
+{
+	struct env *env = *state;
+	uint32_t epoch;
+
+	make_tree(env, "/a", 20, 20);
+	env_open(env);
+	settled(env, true);
+	usleep(300000); /* its thread sleeps: the connection is ours */
+	assert_int_equal(catalog_db_exec(&env->c->db,
+					 "PRAGMA wal_checkpoint(TRUNCATE);"
+					 "PRAGMA shrink_memory"),
+			 0);
+	epoch = atomic_load(&env->c->epoch);
+	damage(env);
+	/* A reader may be the first who notices. */
+	for (int i = 0; i < 100 && atomic_load(&env->c->epoch) == epoch; i++) {
+		struct catalog_reader *r = NULL;
+		struct histogram h;
+
+		if (!catalog_reader_open(env->c, &r) &&
+		    !catalog_report(r, env->c->root_key, &h))
+			histogram_free(&h);
+		catalog_reader_close(r);
+		tell(env, catalog_changed, "/a/f1");
+		usleep(100000);
+	}
+	assert_true(atomic_load(&env->c->epoch) != epoch);
+	settled(env, true);
+	assert_catalog_true(env);
+}
+
+/* A full front loses nothing, once there is room again. */
+static void test_full(void **state)
+{
+	struct env *env = *state;
+	struct catalog_stats stats = {0};
+	struct front *front = env->front;
+	char path[64], *why = NULL;
+	int fd;
+
+	if (mount("tmpfs", env->dir, "tmpfs", 0, "size=8m") < 0)
+		skip();
+	if (front_open(env->dir, "t", &env->front, &why))
+		fail_msg("%s", why);
+	env_open(env);
+	settled(env, true);
+	fd = openat(env->front->root_fd, "big", O_WRONLY | O_CREAT, 0600);
+	assert_true(fd >= 0);
+	while (!fallocate(fd, 0, lseek(fd, 0, SEEK_END), 4096))
+		;
+	close(fd);
+	for (int i = 0; i < 5000; i++) {
+		snprintf(path, sizeof(path), "/f%d", i);
+		put_file(env, path, 0);
+	}
+	for (int i = 0; i < 300 && !stats.err; i++) {
+		usleep(100000);
+		catalog_stats(env->c, &stats);
+	}
+	assert_int_equal(stats.err, -ENOSPC);
+	assert_int_equal(unlinkat(env->front->root_fd, "big", 0), 0);
+	for (int i = 0; i < 5000; i += 3) {
+		snprintf(path, sizeof(path), "/f%d", i);
+		take(env, path);
+	}
+	settled(env, true);
+	assert_catalog_true(env);
+	env_close(env);
+	front_close(env->front);
+	env->front = front;
+	assert_int_equal(umount2(env->dir, MNT_DETACH), 0);
+}
+
 #define WALK_TEST(name)                                                        \
 	cmocka_unit_test_setup_teardown(name, walk_setup, teardown)
 
@@ -226,6 +303,8 @@ int main(void)
 		WALK_TEST(test_dropped),
 		WALK_TEST(test_dropped_everywhere),
 		WALK_TEST(test_damaged),
+		WALK_TEST(test_damaged_in_use),
+		WALK_TEST(test_full),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
