@@ -261,14 +261,20 @@ static int open_write(struct tier_file *file, bool truncate,
 	return 0;
 }
 
+/* Who is kept from bringing a file back does not make it warm either. */
+static bool makes_warm(const struct tier_file *file, const struct tier_who *who)
+{
+	return !tier_is_stub(file->ea.state) || !who ||
+	       who->action == RECALL_RESTORE;
+}
+
 /* Programs open files to look at their flags alone (lsattr, borg): what counts,
  * and goes to the target, is what they read. */
 static int open_read(struct tier_file *file, const struct tier_who *who)
 {
 	if (file->move && file->move->op == TIER_RELEASE)
 		tier_move_cancel(file);
-	if (tier_is_stub(file->ea.state) &&
-	    (!who || who->action == RECALL_RESTORE))
+	if (tier_is_stub(file->ea.state) && makes_warm(file, who))
 		file->unread++;
 	return 0;
 }
@@ -298,7 +304,8 @@ int tier_open(struct tier *tier, struct node *node, int flags,
 				file->base_size = st.st_size;
 			atomic_fetch_or(&node->flags, NODE_VOLATILE);
 		}
-		if ((flags & O_ACCMODE) != O_WRONLY && !(flags & O_NOATIME))
+		if ((flags & O_ACCMODE) != O_WRONLY && !(flags & O_NOATIME) &&
+		    makes_warm(file, wait->who))
 			tier_tell_accessed(tier, node);
 	} else if (ret == -EINPROGRESS) {
 		tier_park(file, wait);

@@ -23,7 +23,7 @@
  *
  * O_NONBLOCK does not wait for a target. The first read gets EAGAIN and begins
  * nothing: grep -r opens everything so, and goes on to the next file. A second
- * try, RETRY_MS to PASS_MS later, says that the data is wanted, and begins a
+ * try, RETRY_MS to RETRY_MAX_MS later, says that the data is wanted, and begins a
  * restore, within the same bounds.
  */
 #include <errno.h>
@@ -32,11 +32,12 @@
 #include "tier_impl.h"
 #include "util.h"
 
-#define BUDGET_KEY  "restored"
-#define PASS_MS	    5000
-#define RETRY_MS    20
-#define ROOM_MIN_NS NSEC_PER_SEC
-#define ROOM_MAX_NS (300 * NSEC_PER_SEC)
+#define BUDGET_KEY   "restored"
+#define PASS_MS	     5000
+#define RETRY_MS     20
+#define RETRY_MAX_MS 60000
+#define ROOM_MIN_NS  NSEC_PER_SEC
+#define ROOM_MAX_NS  (300 * NSEC_PER_SEC)
 
 /* What a restore leaves free on the front, for those who write. */
 #define RESERVE_SHIFT 7 /* 1/128 of it */
@@ -239,11 +240,14 @@ static int read_later(struct tier_file *file, const struct tier_who *who)
 {
 	uint32_t limit = atomic_load(&file->tier->tunables.restore_after);
 	struct node *node = file->node;
-	uint32_t now = now_ms(), since = since_reader(node, who, now);
+	uint32_t now = now_ms();
+	uint32_t since = node->reader_at ? now - node->reader_at : UINT32_MAX;
+	bool same = node->reader == who->pid;
 
-	if (since > PASS_MS)
+	/* Two who take turns do not keep each other from it. */
+	if (since > (same ? RETRY_MAX_MS : PASS_MS))
 		set_reader(node, who, now);
-	else if (since >= RETRY_MS && limit != CONFIG_NEVER &&
+	else if (same && since >= RETRY_MS && limit != CONFIG_NEVER &&
 		 who->action == RECALL_RESTORE)
 		restore_unasked(file);
 	return -EAGAIN;

@@ -204,6 +204,8 @@ static void test_nonblock(void **state)
 {
 	const struct tier_who who = {
 		.pid = 7, .nonblock = true, .judged = true};
+	const struct tier_who other = {
+		.pid = 8, .nonblock = true, .judged = true};
 	const struct tier_who waits = {
 		.pid = 7, .nonblock = true, .judged = true, .waits = true};
 	struct node *node = released("a");
@@ -214,6 +216,9 @@ static void test_nonblock(void **state)
 	assert_int_equal(later(node), SPILL_RELEASED);
 	assert_int_equal(look_at(node, &waits), 4096);
 	usleep(40000);
+	/* Another's first is not his second. */
+	assert_int_equal(look_at(node, &other), -EAGAIN);
+	assert_int_equal(later(node), SPILL_RELEASED);
 	assert_int_equal(look_at(node, &who), -EAGAIN);
 	assert_int_equal(later(node), SPILL_MIGRATED);
 	node_unref(node);
