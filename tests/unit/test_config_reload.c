@@ -48,11 +48,14 @@ static void the_file_anew(void **state)
 		cfg, cfg,
 		"[tierfs]\nname = n\nlow = 50\nnosuid = on\nro = on\n"
 		"spill = @/hdd\nspill = b=@/hdd2\nmigrate_age = 9d\n"
-		"[rule b]\npath = /b\ntarget = b\n[rule c]\nkeep = yes\n");
+		"[rule b]\npath = /b\ntarget = b\n"
+		"[recall r]\nuser = root\naction = refuse\n"
+		"[rule c]\nkeep = yes\n");
 
 	assert_true(to->low == 50 && to->high == 90);
 	assert_true(to->migrate_age_ns == 3 * 86400ULL * NSEC_PER_SEC);
 	assert_int_equal(policy_rules_count(to->rules), 2);
+	assert_non_null(to->recall);
 	assert_int_equal(to->ntargets, 2);
 	assert_path(to->targets[0].path, "@/hdd");
 	assert_path(to->targets[1].path, "@/hdd2");
@@ -72,6 +75,7 @@ static void the_file_anew(void **state)
 		assert_true(again->low == 80);
 		assert_true(again->migrate_age_ns == cfg->migrate_age_ns);
 		assert_int_equal(policy_rules_count(again->rules), 0);
+		assert_null(again->recall);
 		config_free(again);
 	}
 	config_free(to);
