@@ -59,7 +59,9 @@ struct tier_tunables {
 	_Atomic(bool) policy_auto;
 	_Atomic(uint64_t) migrate_age_ns;
 	_Atomic(uint64_t) migrate_size;
-	_Atomic(double) high, low;
+	_Atomic(double) high, low; /* see tier_watermarks() */
+	_Atomic(double) reserve_percent;
+	_Atomic(uint64_t) reserve_bytes;
 	_Atomic(uint32_t) restore_after;
 	_Atomic(uint32_t) dirty_entries;
 	_Atomic(uint64_t) dirty_bytes;
@@ -68,6 +70,10 @@ struct tier_tunables {
 	_Atomic(bool) nonblock_waits;
 };
 const struct tier_tunables *tier_tunables(struct tier *tier);
+/* high and low on a front of total bytes (used and available): as they are set,
+ * or both as much lower as it takes for the reserve to stay free. */
+void tier_watermarks(const struct tier_tunables *tune, uint64_t total,
+		     double *ret_high, double *ret_low);
 /* Takes them, who may recall, and the limit of the background's bandwidth, from
  * config. */
 void tier_retune(struct tier *tier, const struct config *config);
