@@ -446,9 +446,14 @@ int catalog_settle(struct catalog *c, bool walk, int64_t timeout_ns)
 	pthread_mutex_lock(&c->lock);
 	/* One that begins from now on sees the marks. */
 	round = c->rounds + 2;
-	while (!err && (c->settled < told ||
-			(walk && (c->busy || c->rounds < round)))) {
-		catalog_queue_wake(&c->queue);
+	for (;;) {
+		bool soon = c->settled < told || (walk && c->rounds < round);
+
+		if (err || (!soon && !(walk && c->busy)))
+			break;
+		/* While it walks it wakes itself. */
+		if (soon)
+			catalog_queue_wake(&c->queue);
 		err = -pthread_cond_timedwait(&c->cond, &c->lock, &end);
 	}
 	pthread_mutex_unlock(&c->lock);
