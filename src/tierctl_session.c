@@ -496,6 +496,8 @@ void session_paths(struct tool *tool)
 		if (!src.end)
 			feed(tool, &src);
 	} while (turn(tool, !src.end, fn) || !src.end);
+	/* Before anything was asked. */
+	interrupt(tool, &src);
 	source_close(&src);
 	print_clear();
 }
