@@ -42,6 +42,10 @@ void catalog_changed(struct catalog *catalog, const struct front_handle *file,
 /* It was opened to be read. */
 void catalog_accessed(struct catalog *catalog, const struct front_handle *file,
 		      const struct front_handle *parent, const char *name);
+/* Its access time was set by hand: what was known of accesses before is
+ * forgotten, but for its heat. */
+void catalog_backdated(struct catalog *catalog, const struct front_handle *file,
+		       const struct front_handle *parent, const char *name);
 /* It got a name (create, mkdir, link), or lost one (unlink, rmdir). Under the
  * directory's lock, so that the order is that of what happened. */
 void catalog_named(struct catalog *catalog, const struct front_handle *file,

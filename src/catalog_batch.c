@@ -97,6 +97,10 @@ static void gather(struct catalog *c, struct batch *b, struct event *event)
 		t->access.n++;
 		t->access.last = max_t(int64_t, t->access.last, event->time);
 	}
+	if (event->kind == EVENT_BACKDATED) {
+		t->access.last = INT64_MIN;
+		t->access.backdated = true;
+	}
 	if (event->kind == EVENT_SWAPPED)
 		t->heir_of = event->from;
 	for (const struct event *e = t->names; e; e = e->next)

@@ -362,6 +362,8 @@ int catalog_file_named(struct catalog *c, uint64_t parent, const char *name,
 	err = place(c, &row, seen->nlink, parent, name);
 	if (err)
 		return err;
+	if (access && access->backdated)
+		row.access = INT64_MIN;
 	take_facts(&row, seen);
 	take_access(c, &row, access);
 	err = catalog_judge_row(c, &row);

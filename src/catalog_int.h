@@ -155,6 +155,7 @@ static inline bool catalog_is_fatal(int err)
 enum event_kind {
 	EVENT_CHANGED,
 	EVENT_ACCESSED,
+	EVENT_BACKDATED,
 	EVENT_NAMED,
 	EVENT_UNNAMED,
 	EVENT_RENAMED, /* two events: from is EVENT_UNNAMED */
@@ -302,6 +303,7 @@ int catalog_row_read(sqlite3_stmt *st, struct catalog_row *ret);
 struct catalog_access {
 	unsigned int n;
 	int64_t last;
+	bool backdated; /* since then only last counts, and the atime */
 	const struct front_handle *heir_of; /* or NULL */
 };
 int catalog_file_named(struct catalog *c, uint64_t parent, const char *name,

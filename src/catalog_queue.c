@@ -164,6 +164,13 @@ void catalog_accessed(struct catalog *c, const struct front_handle *file,
 		put(c, EVENT_ACCESSED, file, parent, name, NULL);
 }
 
+void catalog_backdated(struct catalog *c, const struct front_handle *file,
+		       const struct front_handle *parent, const char *name)
+{
+	if (c)
+		put(c, EVENT_BACKDATED, file, parent, name, NULL);
+}
+
 void catalog_named(struct catalog *c, const struct front_handle *file,
 		   const struct front_handle *parent, const char *name)
 {

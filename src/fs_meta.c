@@ -238,8 +238,8 @@ static int change_owner(fuse_req_t req, int fd, const struct stat *attr,
 	return err;
 }
 
-static int change_times(struct node *node, int fd, const struct stat *attr,
-			int to_set)
+static int change_times(fuse_req_t req, struct node *node, int fd,
+			const struct stat *attr, int to_set)
 {
 	struct timespec times[2] = {{.tv_nsec = UTIME_OMIT},
 				    {.tv_nsec = UTIME_OMIT}};
@@ -254,7 +254,7 @@ static int change_times(struct node *node, int fd, const struct stat *attr,
 		times[1] = attr->st_mtim;
 	if (utimensat(fd, "", times, AT_EMPTY_PATH) < 0)
 		return -errno;
-	tier_meta_times(node, times);
+	tier_meta_times(fs_tier(req), node, times);
 	return 0;
 }
 
@@ -277,7 +277,7 @@ int fs_setattr_meta(fuse_req_t req, struct node *node, const struct stat *attr,
 	if (!err && to_set & (FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID))
 		err = change_owner(req, nfd.fd, attr, to_set);
 	if (!err && to_set & times)
-		err = change_times(node, nfd.fd, attr, to_set);
+		err = change_times(req, node, nfd.fd, attr, to_set);
 	tier_meta_end(fs_tier(req), node);
 	return err;
 }

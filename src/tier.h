@@ -271,8 +271,9 @@ int tier_adjust(struct tier *tier, struct node *node, struct stat *st,
  */
 void tier_meta_begin(struct tier *tier, struct node *node);
 /* In between, after utimensat(times): a restore that is filling the file must
- * not put back older ones. */
-void tier_meta_times(struct node *node, const struct timespec times[2]);
+ * not put back older ones, and the catalog learns when it was accessed. */
+void tier_meta_times(struct tier *tier, struct node *node,
+		     const struct timespec times[2]);
 void tier_meta_end(struct tier *tier, struct node *node);
 
 /* "none", "migrating", ... as user.tierfs.state shows it; -errno. */

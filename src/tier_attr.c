@@ -200,10 +200,13 @@ static void take_time(struct timespec *to, struct timespec time)
 		*to = time;
 }
 
-void tier_meta_times(struct node *node, const struct timespec times[2])
+void tier_meta_times(struct tier *tier, struct node *node,
+		     const struct timespec times[2])
 {
 	struct tier_file *file = S_ISREG(node->type) ? node->file : NULL;
 
+	if (S_ISREG(node->type) && times[0].tv_nsec != UTIME_OMIT)
+		tier_tell_backdated(tier, node);
 	if (!file || !file->filling)
 		return;
 	take_time(&file->fill_atime, times[0]);

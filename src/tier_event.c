@@ -47,6 +47,11 @@ void tier_tell_accessed(struct tier *tier, struct node *node)
 	tell(tier, node, catalog_accessed);
 }
 
+void tier_tell_backdated(struct tier *tier, struct node *node)
+{
+	tell(tier, node, catalog_backdated);
+}
+
 void tier_changed(struct tier *tier, struct node *node)
 {
 	if (!tier->parts.catalog)

@@ -266,6 +266,7 @@ void tier_save_counts(struct tier *tier);
  * be read. node->lock held. */
 void tier_tell_changed(struct tier *tier, struct node *node);
 void tier_tell_accessed(struct tier *tier, struct node *node);
+void tier_tell_backdated(struct tier *tier, struct node *node);
 /* That it got a name, or lost one. The directory's lock held, or the kernel's. */
 void tier_tell_named(struct tier *tier, const struct front_handle *file,
 		     struct node *parent, const char *name);

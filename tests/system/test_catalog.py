@@ -562,3 +562,6 @@ def test_reading_is_access(tier):
         rows = {r["path"][-1]: r["access"] for r in tier.do("find", tier.mnt)}
         return rows["g"] == 1e9 and abs(rows["f"] - time.time()) < 300
     wait_for(accessed, 20)
+    os.utime(tier.mnt / "f", (1e9, 1e9))
+    wait_for(lambda: {r["access"] for r in tier.do("find", tier.mnt)} == {1e9},
+             20)
