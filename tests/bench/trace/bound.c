@@ -2,16 +2,17 @@
 /*
  * What no policy can exceed, with files of different sizes.
  *
- * A hit needs its file on the front for all of the time since the access before:
- * size times that time, of the front's size times the whole. So the hits that
- * cost least, until all of that is spent, the last one in part, are at least as
- * many as any policy has (the relaxation of Berger, Beckmann and Harchol-Balter's
- * PFOO, 2018, here with fractions, so that it is a bound). It forgets that the
- * front may not be too full at any one moment, and what writes need.
+ * A hit needs its file on the front for all of the time since the access
+ * before: size times that time, of the front's size times the whole. So the
+ * hits that cost least, until all of that is spent, the last one in part, are
+ * at least as many as any policy has (the relaxation of Berger, Beckmann and
+ * Harchol-Balter's PFOO, 2018, here with fractions, so that it is a bound). It
+ * forgets that the front may not be too full at any one moment, and what writes
+ * need.
  *
- * That holds however time is measured. It is done by the clock and by the number
- * of requests, and the lower counts: the nights, when nobody reads, would give
- * hits away by the clock.
+ * That holds however time is measured. It is done by the clock and by the
+ * number of requests, and the lower counts: the nights, when nobody reads,
+ * would give hits away by the clock.
  */
 #include "trace.h"
 
@@ -49,7 +50,8 @@ static double spend(struct need *needs, size_t n, double budget)
 }
 
 /* What the hits of the days that count need. by_clock: time is the clock's,
- * else it is the number of requests. Returns how many, *ret_time is all time. */
+ * else it is the number of requests. Returns how many; *ret_time is all time.
+ */
 static size_t find(const struct trace *t, bool by_clock, bool bytes,
 		   bool backups, uint64_t front, struct need *needs,
 		   double *last, double *ret_time)

@@ -5,22 +5,23 @@
  *
  * LRU is what a cache in front of the disk would do: each access, a backup's
  * too, brings the file in, and what was not used for longest goes. With an
- * infinite front nothing goes: what it misses is used for the first time, but by
- * backups.
+ * infinite front nothing goes: what it misses is used for the first time, but
+ * for backups.
  *
- * Belady's MIN throws out what is read last. It is optimal for pages of one size
- * if every request has to bring its page in; with files of different sizes the
- * optimum is NP-hard. Here are the two greedy forms that are usual (Belady and
- * Belady-Size in Berger, Beckmann, Harchol-Balter: "Practical bounds on optimal
- * caching with variable object sizes", 2018): the farthest next read goes, or
- * the largest product of time to it and size. A file that would be the first to
- * go is not brought in; one that is written has to be. So they are achievable by
- * one who knows the future, hence no upper bounds: those are in bound.c. The
- * first is good at bytes, the second at requests.
+ * Belady's MIN throws out what is read last. It is optimal for pages of one
+ * size if every request has to bring its page in; with files of different sizes
+ * the optimum is NP-hard. Here are the two greedy forms that are usual (Belady
+ * and Belady-Size in Berger, Beckmann, Harchol-Balter: "Practical bounds on
+ * optimal caching with variable object sizes", 2018): the farthest next read
+ * goes, or the largest product of time to it and size. A file that would be the
+ * first to go is not brought in; one that is written has to be. So they are
+ * achievable by one who knows the future, hence no upper bounds: those are in
+ * bound.c. The first is good at bytes, the second at requests.
  *
- * An update of a file that is not there goes to a log, which takes no room here.
- * What was written and is thrown out is copied to the target then, once for each
- * time that it was written. A file that will not be read any more is copied, too.
+ * An update of a file that is not there goes to a log, which takes no room
+ * here. What was written and is thrown out is copied to the target then, once
+ * for each time that it was written. A file that will not be read any more is
+ * copied, too.
  */
 #include "trace.h"
 

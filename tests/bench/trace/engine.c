@@ -56,10 +56,15 @@ uint64_t sim_front_bytes(const struct sim_file *f)
 	return f->log;
 }
 
+static struct dues *due_tree(struct sim *s, const struct sim_file *f)
+{
+	return f->state == SPILL_RELEASED ? &s->hots : &s->dues;
+}
+
 void sim_hide(struct sim *s, struct sim_file *f)
 {
 	if (f->due != INT64_MAX)
-		RB_REMOVE(dues, &s->dues, f);
+		RB_REMOVE(dues, due_tree(s, f), f);
 	if (f->rank != INT64_MAX)
 		RB_REMOVE(ranks, &s->ranks[f->state == SPILL_MIGRATED], f);
 	f->due = f->rank = INT64_MAX;
@@ -85,6 +90,16 @@ void sim_eval(const struct sim *s, const struct sim_file *f,
 	policy_rules_eval(s->policy->rules, &facts, s->now, ret);
 }
 
+static bool is_hot(const struct sim *s, const struct sim_file *f)
+{
+	const struct trace_policy *p = s->policy;
+
+	return policy_rules_strategy(p->rules) == STRATEGY_HEAT &&
+	       p->promote > 0 &&
+	       heat_at(f->heat, s->now, policy_rules_half_life(p->rules)) >=
+		       p->promote;
+}
+
 /* As policy_judge_row() has it. */
 static void judge(struct sim *s, struct sim_file *f)
 {
@@ -92,6 +107,8 @@ static void judge(struct sim *s, struct sim_file *f)
 	struct rule_verdict v;
 	int64_t act;
 
+	if (f->state == SPILL_RELEASED && is_hot(s, f))
+		f->due = s->now;
 	if (!resident || f->busy)
 		return;
 	sim_eval(s, f, &v);
@@ -114,7 +131,7 @@ void sim_show(struct sim *s, struct sim_file *f)
 		return;
 	judge(s, f);
 	if (f->due != INT64_MAX)
-		RB_INSERT(dues, &s->dues, f);
+		RB_INSERT(dues, due_tree(s, f), f);
 	if (f->rank != INT64_MAX)
 		RB_INSERT(ranks, &s->ranks[f->state == SPILL_MIGRATED], f);
 	s->used += sim_front_bytes(f);
@@ -204,18 +221,11 @@ static void end_copy(struct sim *s)
 bool sim_may_restore(struct sim *s, uint64_t bytes)
 {
 	uint64_t limit = s->policy->restore_budget;
-	int64_t day = s->now / TRACE_DAY;
 
 	if (s->used + bytes + (s->front >> RESERVE_SHIFT) > s->front)
 		return false;
-	if (day != s->budget_day) {
-		s->budget_day = day;
-		s->budget_day_used = 0;
-	}
-	if (limit && s->budget_day_used + bytes > limit)
-		return false;
-	s->budget_day_used += bytes;
-	return true;
+	return budget_take(&s->budget, limit ? limit : UINT64_MAX, bytes,
+			   s->now);
 }
 
 void sim_restore(struct sim *s, struct sim_file *f)
@@ -290,6 +300,27 @@ static bool gathered(struct sim *s)
 	return false;
 }
 
+/* What got hot comes back as far as it fits below low: so it displaces nothing.
+ * (One that does not fit would have others released, which leaves a little room
+ * below low, for the next one.) */
+static void do_hot(struct sim *s, uint64_t low)
+{
+	struct sim_file *f, *next;
+
+	if (s->used >= low || s->now < s->hot_again)
+		return;
+	s->hot_again = s->now + MINUTE_NS;
+	for (f = RB_MIN(dues, &s->hots); f && s->used < low; f = next) {
+		next = RB_NEXT(dues, &s->hots, f);
+		if (!is_hot(s, f)) {
+			RB_REMOVE(dues, &s->hots, f);
+			f->due = INT64_MAX;
+		} else if (s->used + f->size <= low) {
+			sim_restore(s, f);
+		}
+	}
+}
+
 static void do_due(struct sim *s)
 {
 	uint64_t limit = copy_limit(s);
@@ -339,6 +370,7 @@ void sim_turn(struct sim *s)
 	uint64_t low = (uint64_t)((double)s->front * s->policy->low / 100);
 
 	make_room(s, high, low);
+	do_hot(s, low);
 	do_due(s);
 	keep_ahead(s, high, low);
 }
@@ -368,6 +400,7 @@ void sim_run_until(struct sim *s, int64_t until)
 void sim_init(struct sim *s)
 {
 	RB_INIT(&s->dues);
+	RB_INIT(&s->hots);
 	RB_INIT(&s->ranks[0]);
 	RB_INIT(&s->ranks[1]);
 	s->last = &s->first;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
  * trace: generates, replays, and prints a line of JSON for the trace and for
- * each policy at each size of the front. bench_policy_trace.py makes a table and
- * a picture of them.
+ * each policy at each size of the front. bench_policy_trace.py makes a table
+ * and a picture of them.
  */
 #include "trace.h"
 

@@ -5,17 +5,18 @@
  * What decides is the daemon's own code: the rules (policy_rules_eval), heat,
  * the budget of restores. What is simulated is what they decide about: files
  * without data, a front that is so large, a target that reads and writes so
- * fast, one thing after the other, and sleeps after ten minutes. The turn of the
- * engine (room, what is due, keeping ahead) is that of policy_turn.c and
+ * fast, one thing after the other, and sleeps after ten minutes. The turn of
+ * the engine (room, what is due, keeping ahead) is that of policy_turn.c and
  * policy_pick.c in short, without what can fail.
  *
- * - Rows are judged as events come, and looked at when they are due. What is due
- *   is gathered, so that a disk that sleeps is woken seldom.
+ * - Rows are judged as events come, and looked at when they are due. What is
+ *   due is gathered, so that a disk that sleeps is woken seldom.
  * - Releasing takes no time; copying does, and what is written meanwhile is
  *   copied in vain. 1 GB/s comes in while a program writes, so the engine gets
  *   a turn every 256 MiB (of a small front, more often).
- * - A released file is read in place; past restore_after opens, or when it gets
- *   hot, it is restored, if there is room and a budget for it.
+ * - A released file is read in place; past restore_after opens it is restored,
+ *   if there is room and a budget for it. What gets hot comes back when the
+ *   front is below low.
  * - A write that finds the front full has failed (enospc). So that all see the
  *   same requests after it, its file is then on the target as if it had been
  *   put there by hand.
@@ -50,15 +51,6 @@ static void count_read(struct sim *s, const struct sim_file *f, bool backup)
 	sim_target_works(s, f->size);
 }
 
-static bool is_hot(const struct sim *s, const struct sim_file *f)
-{
-	const struct trace_policy *p = s->policy;
-
-	return policy_rules_strategy(p->rules) == STRATEGY_HEAT && p->promote &&
-	       heat_at(f->heat, s->now, policy_rules_half_life(p->rules)) >=
-		       p->promote;
-}
-
 static void do_read(struct sim *s, struct sim_file *f, bool backup)
 {
 	const struct trace_policy *p = s->policy;
@@ -66,7 +58,8 @@ static void do_read(struct sim *s, struct sim_file *f, bool backup)
 	struct rule_verdict v;
 
 	count_read(s, f, backup);
-	if (!backup || p->backup != BACKUP_UNSEEN) {
+	if (!backup || p->backup == BACKUP_PLAIN ||
+	    (p->backup == BACKUP_IN_PLACE && !stub)) {
 		sim_hide(s, f);
 		f->access = s->now;
 		f->heat = heat_touch(f->heat, s->now,
@@ -78,7 +71,7 @@ static void do_read(struct sim *s, struct sim_file *f, bool backup)
 		return;
 	f->reads++;
 	sim_eval(s, f, &v);
-	if ((!v.read_in_place || is_hot(s, f) ||
+	if ((!v.read_in_place ||
 	     (p->restore_after != UINT32_MAX && f->reads > p->restore_after)) &&
 	    sim_may_restore(s, f->size))
 		sim_restore(s, f);
@@ -229,8 +222,8 @@ static int places(struct sim *s, struct place **ret)
 	return 0;
 }
 
-/* As after years of this policy: what never goes is there, and of the rest, with
- * their copies, what would go last, until the front is full to low. */
+/* As after years of this policy: what never goes is there, and of the rest,
+ * with their copies, what would go last, until the front is full to low. */
 static int fill(struct sim *s)
 {
 	const struct trace *t = s->trace;

@@ -6,6 +6,7 @@
 
 #include <bsd/sys/tree.h>
 
+#include "budget.h"
 #include "spill_ea.h"
 #include "trace.h"
 
@@ -38,17 +39,16 @@ struct sim {
 	const struct trace_policy *policy;
 	uint64_t front, used, copied;
 	struct sim_file *files;
-	struct dues dues;
-	struct ranks ranks[2]; /* not copied, copied */
+	struct dues dues, hots; /* hots: released, due to come back */
+	struct ranks ranks[2];	/* not copied, copied */
 	struct sim_copy *first, **last;
 	size_t in_flight_files;
 	uint64_t in_flight;  /* bytes */
 	uint64_t coming;     /* of them, to be dropped */
 	int64_t target_busy; /* until then */
-	int64_t awake, due_again;
+	int64_t awake, due_again, hot_again;
 	bool making_room, room_short;
-	uint64_t budget_day_used;
-	int64_t budget_day;
+	struct budget budget;
 	struct trace_disk disk;
 	struct trace_count count;
 	int64_t now;

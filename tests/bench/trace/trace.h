@@ -132,8 +132,9 @@ void trace_disk_use(struct trace_disk *disk, struct trace_count *count,
 
 enum trace_backup {
 	BACKUP_PLAIN,	 /* a program as any other */
-	BACKUP_IN_PLACE, /* a [recall] rule knows it: it never restores */
-	BACKUP_UNSEEN,	 /* nor is it an access (O_NOATIME, and so told) */
+	BACKUP_IN_PLACE, /* a [recall] rule knows it: what is released stays so,
+			  * and gets no warmer */
+	BACKUP_UNSEEN,	 /* nor is it an access to what is there (O_NOATIME) */
 };
 
 /* As the daemon's configuration has them. */
