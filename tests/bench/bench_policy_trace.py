@@ -6,7 +6,8 @@ disk is woken; and against a plain LRU cache, those who know the future (greedy
 Belady on files: achievable, no upper bound) and a bound that nobody exceeds.
 Needs no root, mounts nothing, takes half a minute.
 
-    bench_policy_trace.py                        table and pictures, trace.svg
+    bench_policy_trace.py                        table and pictures; trace.svg
+                                                 is put where it was built
     bench_policy_trace.py --share=10 --seed=2    another front, another week
     bench_policy_trace.py --option=half_life=1d  all three with that
     bench_policy_trace.py -- --files=200000      what the generator is told
@@ -17,9 +18,9 @@ but where it says "seen" they read as any program does. What wears the SSD is
 what programs write and what is restored. The first week is not counted.
 """
 
-# Measured, seed 1, front 20 % of the bytes at the start (with seeds 2 and 3 age,
-# burst, heat have 97, 69, 84 and 97, 69, 86 % of the requests, 71, 76, 55 and
-# 62, 71, 42 % of the bytes):
+# Measured, seed 1, front 20 % of the bytes at the start (with seeds 2 and 3
+# age, burst, heat have 97, 69, 84 and 97, 69, 86 % of the requests, 71, 76, 55
+# and 62, 71, 42 % of the bytes):
 #
 #                 hits of        target          SSD
 #             requests bytes  reads  writes  restored (GB)
@@ -46,12 +47,12 @@ what programs write and what is restored. The first week is not counted.
 # - Nothing below migrate_size goes, not even from a full front. Files below 10M
 #   are 54 GB here: on fronts of 5 and 10 % (26 and 52 GB) age has 10,846 and
 #   3,469 writes that fail for want of room; with migrate_size=1M 16 and none.
-# - heat's half_life=7d is long for work that lasts two days: what was hot stays,
-#   and new files go first. 7d, 1d, 6h have 42, 56, 67 % of the bytes, without
-#   any drift 57, 64, 76 %.
-# - What is promoted has to fit below low. If one file may come back whatever its
-#   size, heat restores some 2,100 GB instead of 68: each has others released,
-#   which leaves a little room below low, for the next one.
+# - heat's half_life=7d is long for work that lasts two days: what was hot
+#   stays, and new files go first. 7d, 1d, 6h have 42, 56, 67 % of the bytes,
+#   without any drift 57, 64, 76 %.
+# - What is promoted has to fit below low. If one file may come back whatever
+#   its size, heat restores some 2,100 GB instead of 68: each has others
+#   released, which leaves a little room below low, for the next one.
 # - burst gives up small files as readily as large ones. With a rule that never
 #   releases what is smaller than 1M it has 90.3 % of the requests, and as many
 #   bytes.
@@ -65,6 +66,7 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+BUILD = Path(os.environ.get("TIERFS_BUILD", ROOT / "build"))
 STRATEGIES = ["age", "burst", "heat"]
 SWEEP = [5, 10, 15, 20, 30, 40, 50]
 GB = 1e9
@@ -85,7 +87,7 @@ def arguments():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--option", action="append", default=[],
                         help="of the daemon (-o), for each strategy")
-    parser.add_argument("--svg", type=Path, default=Path("trace.svg"))
+    parser.add_argument("--svg", type=Path, default=BUILD / "trace.svg")
     parser.add_argument("--json", type=Path, help="all numbers, a line each")
     parser.add_argument("more", nargs="*", help="arguments of the generator")
     return parser.parse_args()
@@ -101,10 +103,9 @@ def policies(args):
 
 
 def replay(args):
-    build = Path(os.environ.get("TIERFS_BUILD", ROOT / "build"))
     shares = sorted(set(SWEEP) | {args.share})
     run = subprocess.run(
-        [build / "tests/bench/trace", f"--seed={args.seed}",
+        [BUILD / "tests/bench/trace", f"--seed={args.seed}",
          f"--share={','.join(f'{s:g}' for s in shares)}", *policies(args),
          *args.more], stdout=subprocess.PIPE, check=True, encoding="ascii")
     if args.json:
@@ -161,7 +162,7 @@ def table(results, share):
 
 def sweep(results, shares):
     head = f"{'':13}" + "".join(f"{f'{share:g} %':>12}" for share in shares)
-    print(f"\nhits of requests / bytes in %, by the size of the front\n\n{head}")
+    print("\nhits of requests / bytes in %, by the size of the front\n\n" + head)
     for name in SHOWN + SEEN:
         cells = (results[name, share] for share in shares)
         print(f"{name:<13}" + "".join(
