@@ -50,9 +50,9 @@ static void print_lines(const char *title, const struct line *lines, size_t n,
 		bar(b, lines[i].bytes, bytes);
 		for (len = BAR; len && b[len - 1] == ' ';)
 			b[--len] = '\0';
-		printf("  %-12s %10llu %s %8s %s\n", lines[i].label,
+		printf("  %-12s %10llu %s %8s%s%s\n", lines[i].label,
 		       (unsigned long long)lines[i].files, a,
-		       size_text(lines[i].bytes, size), b);
+		       size_text(lines[i].bytes, size), len ? " " : "", b);
 	}
 }
 
