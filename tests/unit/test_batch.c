@@ -286,6 +286,13 @@ struct told {
 	_Atomic(bool) kept[4096];  /* and synced */
 };
 
+/* The parent has had a thread of liburcu's, the child starts its own. */
+const char *__tsan_default_options(void);
+const char *__tsan_default_options(void)
+{
+	return "die_after_fork=0";
+}
+
 static void work(struct env *env, struct told *told)
 {
 	struct batches *b = NULL;
