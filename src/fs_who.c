@@ -10,6 +10,11 @@
  * the answer to its open, so it is there. What cannot be seen (its pid is not one
  * of our namespace: 0; no /proc) fits no key.
  *
+ * O_NONBLOCK must have been asked for by the open, and be set still. That some
+ * fcntl(2) has set it says nothing of who reads: Go's runtime sets it on every
+ * file that epoll takes, which those of FUSE are, and would wait for ever for the
+ * edge after an EAGAIN, as a regular file is ready all the time.
+ *
  * FUSE's pid is the thread's. A command's name is that of the thread or of its
  * process, either will do: programs name their threads.
  */
@@ -195,7 +200,7 @@ uint64_t fs_handle_new(int flags, const struct tier_who *who)
 
 struct tier_who fs_handle_who(fuse_req_t req, uint64_t fh, int flags)
 {
-	struct tier_who who = fs_who(req, flags & O_NONBLOCK);
+	struct tier_who who = fs_who(req, flags & (int)fh & O_NONBLOCK);
 
 	who.judged = fh & FH_JUDGED;
 	who.waits = fh & FH_WAITS;

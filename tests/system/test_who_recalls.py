@@ -252,12 +252,15 @@ def test_nonblock_reader(slow):
     wait_for(lambda: slow.state(paths[2]) == "migrated")
     assert took < 15, f"{took:.1f} s"
     os.close(fd)
-    # F_SETFL counts, not the open.
-    fd = os.open(paths[1], os.O_RDONLY)
-    fcntl.fcntl(fd, fcntl.F_SETFL, os.O_NONBLOCK)
+    # Who has not opened it so does not mean it; nor who has thought better.
+    fd = os.open(paths[1], os.O_RDONLY | os.O_NONBLOCK)
     gives(errno.EAGAIN, lambda: os.read(fd, 1000))
     fcntl.fcntl(fd, fcntl.F_SETFL, 0)
     assert len(os.read(fd, 1000)) == 1000
+    os.close(fd)
+    fd = os.open(paths[1], os.O_RDONLY)
+    fcntl.fcntl(fd, fcntl.F_SETFL, os.O_NONBLOCK)
+    assert len(os.pread(fd, 1000, MIB)) == 1000
     os.close(fd)
     # A rule may let them wait, a mount all.
     dd = ["dd", f"if={paths[0]}", "iflag=nonblock", "of=/dev/null"]
