@@ -359,6 +359,7 @@ int tier_forget_copies(struct tier *tier, struct node *node,
 
 /* While it is set nothing is migrated or released; what is so stays. */
 void tier_set_draining(struct tier *tier, bool draining);
+bool tier_draining(struct tier *tier);
 /* For drain: takes the tier's attributes from files and directories, pins and
  * shown numbers too; their objects are deleted in the background. Waits for the
  * journal once. errs[i]: 0; -EBUSY: it is being moved, or its data is not on the

@@ -79,6 +79,11 @@ void tier_set_draining(struct tier *tier, bool draining)
 	atomic_store(&tier->draining, draining);
 }
 
+bool tier_draining(struct tier *tier)
+{
+	return atomic_load(&tier->draining);
+}
+
 static int may_leave(const struct tier_file *file)
 {
 	if (file->move || file->journaling ||
