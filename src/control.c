@@ -463,7 +463,6 @@ static void socket_remove(struct control *control)
 }
 
 /* ---- life -------------------------------------------------------------------- */
-
 static struct control *control_new(const struct control_parts *parts)
 {
 	struct control *control = calloc(1, sizeof(*control));
@@ -472,6 +471,7 @@ static struct control *control_new(const struct control_parts *parts)
 	if (!control)
 		return NULL;
 	control->tier = parts->tier;
+	control->policy = parts->policy;
 	control->parts = tier_parts(parts->tier);
 	control->remount = parts->remount;
 	control->remount_arg = parts->remount_arg;

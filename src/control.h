@@ -14,9 +14,11 @@
 
 struct control;
 struct tier;
+struct policy;
 
 struct control_parts {
 	struct tier *tier;	     /* outlives the control server */
+	struct policy *policy;	     /* the same; may be NULL */
 	const char *mountpoint;	     /* absolute; copied */
 	bool passthrough;	     /* for `tierctl status` */
 	const char *passthrough_why; /* where false; copied, may be NULL */

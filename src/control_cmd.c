@@ -28,6 +28,8 @@ enum command_kind {
 	KIND_DRAIN,
 	KIND_REPORT,
 	KIND_FIND,
+	KIND_WHY,
+	KIND_POLICY,
 };
 
 /* Keys a command takes beside version and command. */
@@ -43,6 +45,7 @@ enum command_keys {
 	KEY_FILTER = 0x100,
 	KEY_KEEP = 0x200, /* budget, keep */
 	KEY_ALL = 0x400,
+	KEY_POLICY = 0x1000, /* dry_run */
 };
 
 #define KEYS_MOVE (KEY_PATHS | KEY_RECURSIVE | KEY_WAIT)
@@ -69,6 +72,8 @@ static const struct command {
 	{"drain", KIND_DRAIN, KEY_DRAIN},
 	{"report", KIND_REPORT, KEY_PATHS},
 	{"find", KIND_FIND, KEY_PATHS | KEY_FILTER},
+	{"why", KIND_WHY, KEY_PATHS},
+	{"policy-run", KIND_POLICY, KEY_POLICY},
 };
 
 static const struct key {
@@ -93,6 +98,7 @@ static const struct key {
 	{"repair", KEY_CHECK, JSON_TRUE},
 	{"verify", KEY_CHECK, JSON_TRUE},
 	{"filter", KEY_FILTER, JSON_OBJECT},
+	{"dry_run", KEY_POLICY, JSON_TRUE},
 };
 
 const char *control_reason(int err, char buf[96])
@@ -377,6 +383,8 @@ static bool run_paths(struct control_conn *conn, const struct command *command,
 		control_report(&cmd);
 	} else if (command->kind == KIND_FIND) {
 		find(&cmd, obj);
+	} else if (command->kind == KIND_WHY) {
+		control_why(&cmd);
 	} else if (!flag(obj, "wait", true)) {
 		control_ask(&cmd, &batch);
 	} else {
@@ -468,6 +476,19 @@ static bool do_drain(struct control_conn *conn, const json_t *obj)
 	return ret;
 }
 
+static bool do_policy(struct control_conn *conn, const json_t *obj)
+{
+	struct control_cmd cmd = {
+		.conn = conn,
+		.control = conn->control,
+		.name = "policy-run",
+		.complete = true,
+	};
+
+	CDS_INIT_LIST_HEAD(&cmd.done);
+	return control_policy_run(&cmd, flag(obj, "dry_run", false));
+}
+
 static bool do_check(struct control_conn *conn, const json_t *obj)
 {
 	struct control_cmd cmd = {
@@ -509,7 +530,7 @@ bool control_request(struct control_conn *conn, const char *line, size_t len)
 		return false;
 	}
 	if (command->kind == KIND_MOVE || command->kind == KIND_REPORT ||
-	    command->kind == KIND_FIND ||
+	    command->kind == KIND_FIND || command->kind == KIND_WHY ||
 	    (command->kind == KIND_STATUS &&
 	     (json_object_get(obj, "paths") || json_object_get(obj, "more"))))
 		ret = run_paths(conn, command, obj);
@@ -526,6 +547,8 @@ bool control_request(struct control_conn *conn, const char *line, size_t len)
 		ret = do_check(conn, obj);
 	else if (command->kind == KIND_DRAIN)
 		ret = do_drain(conn, obj);
+	else if (command->kind == KIND_POLICY)
+		ret = do_policy(conn, obj);
 	else if (command->kind == KIND_STATUS)
 		send_all(conn, one(control_status(conn->control)));
 	else if (command->kind == KIND_QUEUE)

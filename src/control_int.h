@@ -31,6 +31,7 @@ struct peer {
 struct control {
 	/* Written once. */
 	struct tier *tier;
+	struct policy *policy; /* NULL: there is no catalog */
 	const struct tier_parts *parts;
 	int (*remount)(void *arg, char *const *options, bool check,
 		       char **ret_why);
@@ -224,6 +225,14 @@ json_t *control_file_status(struct control *control, struct node *node,
 			    const char *as, int *ret_err);
 /* The jobs as an array of the objects of `tierctl queue`. */
 json_t *control_queue(struct control *control, bool all);
+/* -- control_policy.c ------------------------------------------------------- */
+
+/* What `tierctl status` says of the policy; null where there is none. */
+json_t *control_policy(struct control *control);
+/* A pass by hand. Ends the answer, too. False: the connection is to be closed. */
+bool control_policy_run(struct control_cmd *cmd, bool dry);
+/* -- control_why.c ---------------------------------------------------------- */
+void control_why(struct control_cmd *cmd);
 /* -- control_metrics.c ------------------------------------------------------ */
 /* An array of families. */
 json_t *control_metrics(struct control *control);

@@ -8,6 +8,7 @@
 #include "catalog.h"
 #include "cleanup.h"
 #include "control_int.h"
+#include "policy.h"
 #include "util.h"
 
 static json_t *family(json_t *all, const char *name, const char *type,
@@ -192,6 +193,45 @@ static void add_recall(const struct control *control, json_t *all)
 	recall_rules_unref(rules);
 }
 
+static void add_policy(const struct control *control, json_t *all)
+{
+	struct policy_status status;
+	json_t *files, *bytes, *f;
+
+	if (!control->policy)
+		return;
+	policy_status(control->policy, &status);
+	const struct {
+		const char *what;
+		const struct policy_moved *moved;
+	} rows[] = {{"migrated", &status.migrated},
+		    {"released", &status.released},
+		    {"restored", &status.restored}};
+
+	files = family(all, "tierfs_policy_files", "counter", "",
+		       "Files that were moved without being asked for.");
+	bytes = family(all, "tierfs_policy_bytes", "counter", "bytes",
+		       "Logical bytes of them.");
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		sample(control, files, "_total", "what", rows[i].what,
+		       rows[i].moved->files);
+		sample(control, bytes, "_total", "what", rows[i].what,
+		       rows[i].moved->bytes);
+	}
+	f = family(all, "tierfs_policy_in_vain", "counter", "",
+		   "Attempts that were refused or failed.");
+	sample(control, f, "_total", "result", "refused", status.refused);
+	sample(control, f, "_total", "result", "failed", status.failed);
+	f = family(all, "tierfs_policy_held_files", "gauge", "",
+		   "Files that cannot be moved now, by reason.");
+	for (unsigned int i = 0; i < status.nheld; i++)
+		sample(control, f, "", "reason", status.held[i].reason,
+		       status.held[i].files);
+	f = family(all, "tierfs_policy_breaker_open", "gauge", "",
+		   "1 while too much failed for anything to be copied.");
+	sample(control, f, "", NULL, NULL, status.retry_at != 0);
+}
+
 json_t *control_metrics(struct control *control)
 {
 	json_t *all = json_array(), *f;
@@ -210,6 +250,7 @@ json_t *control_metrics(struct control *control)
 	add_states(control, all);
 	add_targets(control, all);
 	add_work(control, all);
+	add_policy(control, all);
 	add_catalog(control, all);
 	add_recall(control, all);
 	return all;

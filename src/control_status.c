@@ -214,6 +214,7 @@ json_t *control_status(struct control *control)
 		json_object_set_new(ret, "restores",
 				    restores_json(control->tier));
 		json_object_set_new(ret, "recall", recall_json(control->tier));
+		json_object_set_new(ret, "policy", control_policy(control));
 	}
 	return ret;
 }

@@ -156,6 +156,12 @@ static int ready(void *arg)
 	char no_passthrough[160];
 	int err;
 
+	err = stack_serve(&daemon->stack);
+	if (err) {
+		log_error("starting the policy: %s", strerror(-err));
+		return err;
+	}
+	parts.policy = daemon->stack.policy;
 	parts.passthrough = fs_passthrough(daemon->fs, no_passthrough,
 					   sizeof(no_passthrough));
 	parts.passthrough_why = no_passthrough;
@@ -174,9 +180,6 @@ static int ready(void *arg)
 		log_info("no passthrough: %s", no_passthrough);
 	tell_systemd("READY=1");
 	detach(daemon);
-	if (daemon->config->policy_auto)
-		log_info("policy=auto: this version has no policy yet, files "
-			 "move when tierctl asks");
 	return 0;
 }
 

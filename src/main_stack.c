@@ -26,6 +26,7 @@
 #include "log.h"
 #include "main_leave.h"
 #include "mover.h"
+#include "policy.h"
 #include "ring.h"
 #include "tierfs/target.h"
 #include "util.h"
@@ -233,13 +234,41 @@ int stack_open(const struct config *config, struct stack *stack, char **ret_why)
 	return err;
 }
 
+static struct policy_setup policy_of(const struct config *config)
+{
+	return (struct policy_setup){.rules = config->rules,
+				     .hours = config->background,
+				     .promote = config->promote,
+				     .breaker = config->breaker,
+				     .file = config->file};
+}
+
 void stack_retune(struct stack *stack, const struct config *config)
 {
+	struct policy_setup setup = policy_of(config);
+
 	tier_retune(stack->tier, config);
+	if (stack->policy && policy_change(stack->policy, &setup))
+		log_error("no memory for other rules: the old ones stay");
+}
+
+int stack_serve(struct stack *stack)
+{
+	struct policy_setup setup = policy_of(stack->config);
+
+	if (stack->catalog)
+		return policy_start(stack->tier, stack->catalog, &setup,
+				    &stack->policy);
+	if (stack->config->policy_auto && !stack->config->ro)
+		log_warn("policy=auto, but without a catalog: nothing moves by "
+			 "itself");
+	return 0;
 }
 
 void stack_close(struct stack *stack)
 {
+	if (stack->policy)
+		policy_stop(stack->policy);
 	leave_may_hang(true);
 	if (stack->tier)
 		tier_quiesce(stack->tier);
@@ -247,6 +276,7 @@ void stack_close(struct stack *stack)
 		mover_stop(stack->mover);
 	leave_may_hang(false);
 	leave_tier_ends();
+	policy_free(stack->policy);
 	if (stack->tier)
 		tier_stop(stack->tier);
 	catalog_close(stack->catalog);

@@ -21,12 +21,15 @@ struct stack {
 	struct copy_limit *limit;
 	struct mover *mover;
 	struct tier *tier;
+	struct policy *policy; /* from stack_serve() on; NULL: no catalog */
 };
 
 /* On -errno *ret_why (free it) says what is wrong, and what was opened is
  * closed. Waits a few seconds for a daemon that is just ending. */
 int stack_open(const struct config *config, struct stack *stack,
 	       char **ret_why);
+/* The mount answers: what moves by itself may. -ENOMEM, -EAGAIN. */
+int stack_serve(struct stack *stack);
 /* config, as remount or reload made it of the stack's own, holds from now on;
  * one call at a time. What needs it later copies it, or takes references. */
 void stack_retune(struct stack *stack, const struct config *config);

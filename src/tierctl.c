@@ -87,6 +87,27 @@ static const struct command commands[] = {
 	 "  -damaged            the object is not what was migrated\n"
 	 "  -print, -print0, -ls\n",
 	 true, true, print_found},
+	{"why", "PATH...", "0f", "why files are where they are",
+	 "Each file's state, the rule that it falls under (file and line), how "
+	 "many\n"
+	 "files go before it when room is needed, what holds it back, and what "
+	 "will\n"
+	 "happen to it next (who can read the file).\n",
+	 true, true, print_why},
+	{"policy", "run", "D", "one pass of the policy, now",
+	 "Move all that is due, and make room if the front is too full, as the "
+	 "daemon\n"
+	 "does by itself with policy=auto, but at any hour (root). Closes the "
+	 "circuit\n"
+	 "breaker. With --dry-run, say what would be done, in order. With "
+	 "several\n"
+	 "mounts, --mount says which.\n",
+	 false},
+	{"top", "", "", "a live screen of status and queue",
+	 "The mounts and their jobs, once a second (root). q ends it. When not "
+	 "on a\n"
+	 "terminal, one screen.\n",
+	 false},
 	{"unkeep", "PATH...", "rn0f", "end what restore --keep said",
 	 "Files that are kept by restore --keep may be released again.\n", true,
 	 false, print_move},
@@ -140,6 +161,7 @@ enum long_only {
 	OPT_BUDGET,
 	OPT_KEEP,
 	OPT_ALL,
+	OPT_DRY_RUN,
 };
 
 static const struct option long_options[] = {
@@ -160,6 +182,7 @@ static const struct option long_options[] = {
 	{"budget", required_argument, NULL, OPT_BUDGET},
 	{"keep", required_argument, NULL, OPT_KEEP},
 	{"all", no_argument, NULL, OPT_ALL},
+	{"dry-run", no_argument, NULL, OPT_DRY_RUN},
 	{NULL},
 };
 
@@ -184,6 +207,7 @@ static const struct {
 	{'P', "      --repair        repair what cannot lose data\n"},
 	{'V', "      --verify        read all objects, compare checksums\n"},
 	{'F', "      --front=DIR     the front DIR, which is not mounted\n"},
+	{'D', "      --dry-run       only say what would be done\n"},
 	{'T', "      --target=NAME=DIR\n"
 	      "                      where its target NAME is; may be given "
 	      "again\n"},
@@ -269,7 +293,7 @@ static bool note(struct options *opt, int c)
 		{'r', &opt->recursive},	      {OPT_RELEASE, &opt->release},
 		{OPT_NO_WAIT, &opt->no_wait}, {'0', &opt->zero},
 		{OPT_REPAIR, &opt->repair},   {OPT_VERIFY, &opt->verify},
-		{OPT_ALL, &opt->all},
+		{OPT_ALL, &opt->all},	      {OPT_DRY_RUN, &opt->dry_run},
 	};
 	const struct {
 		int c;
@@ -359,6 +383,7 @@ static int check(const struct options *opt)
 		{opt->budget_text, 'B', "does not take --budget"},
 		{opt->keep_text, 'K', "does not take --keep"},
 		{opt->all, 'A', "does not take --all"},
+		{opt->dry_run, 'D', "does not take --dry-run"},
 	};
 	const struct command *command = opt->command;
 
@@ -379,9 +404,10 @@ static int check(const struct options *opt)
 		return usage(command->name, "takes no arguments");
 	if (*command->args && command->args[0] != '[' && opt->nargs == 0 &&
 	    !opt->files_from)
-		return usage(command->name, command->paths
-						    ? "a PATH is missing"
-						    : "an ID is missing");
+		return usage(command->name, command->paths ? "a PATH is missing"
+					    : !strcmp(command->name, "cancel")
+						    ? "an ID is missing"
+						    : "run is missing");
 	return -1;
 }
 
@@ -496,6 +522,10 @@ static int run(struct tool *tool)
 			check_mounts(tool);
 	} else if (!strcmp(name, "drain")) {
 		ret = drain(tool);
+	} else if (!strcmp(name, "policy")) {
+		ret = policy_command(tool);
+	} else if (!strcmp(name, "top")) {
+		top_command(tool);
 	} else if (!strcmp(name, "metrics")) {
 		ask_all(tool, print_metric);
 		if (!tool->denied)

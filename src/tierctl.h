@@ -34,7 +34,7 @@ struct command {
 struct options {
 	const struct command *command;
 	bool json, quiet, no_wait, zero, recursive, release;
-	bool repair, verify, all;
+	bool repair, verify, all, dry_run;
 	const char *budget_text, *keep_text;
 	uint64_t budget; /* bytes; 0: any */
 	int64_t keep;	 /* seconds since the epoch; 0: not */
@@ -121,6 +121,14 @@ void print_report(struct tool *tool, json_t *data);
 void print_found(struct tool *tool, json_t *data);
 /* Takes find's expression out of argv. -1: go on, else the exit code. */
 int find_parse(int *argc, char **argv, struct options *opt);
+
+/* -- tierctl_policy.c, tierctl_top.c ------------------------------------------------ */
+
+void print_policy(const json_t *policy);
+void print_why(struct tool *tool, json_t *data);
+/* policy run: -1, or the exit code. */
+int policy_command(struct tool *tool);
+void top_command(struct tool *tool);
 
 /* -- tierctl_print.c: text ------------------------------------------------------- */
 

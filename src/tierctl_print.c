@@ -356,6 +356,7 @@ void print_mount(struct tool *tool, json_t *data)
 	print_states(json_object_get(data, "states"));
 	json_array_foreach(json_object_get(data, "targets"), i, target)
 		print_target(target);
+	print_policy(json_object_get(data, "policy"));
 	printf("  waiting     %llu recalls, %llu asked for, %llu idle\n",
 	       (unsigned long long)num(queues, "recall"),
 	       (unsigned long long)num(queues, "asked"),

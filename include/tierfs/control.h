@@ -38,6 +38,9 @@
  *   metrics                                root; each family
  *   remount    options, check              root; nothing but the end
  *   check      repair, verify, progress    root; each finding
+ *   why        paths, more                 who can read the file; each file
+ *   policy-run dry_run                     root; each file that was, or would
+ *                                          be, moved, in order
  *   drain      progress                    root; each file that had to be
  *                                          restored, and what failed
  *
@@ -63,6 +66,8 @@
  *              null for no limit, bytes and ns since 1970; uid, gid; name (or
  *              name_hex): a pattern as of fnmatch(3); flags: an array of
  *              "pinned", "damaged"
+ *
+ *   dry_run    true: only says what would be done
  *
  *   options    what mount -o remount was given, each "KEY" or "KEY=VALUE", or
  *              {"option": ..., "option_hex": ...} as with paths
@@ -96,6 +101,8 @@
  *       with result "done", "already", "refused", "failed"; "queued" when not
  *       waiting, with "id", the batch; "skipped": one for all that a budget
  *       had no room for. Order is that of completion.
+ *       policy-run: {"path", "op", "cause", "rule", "size", "result",
+ *       "reason", "bytes"}; of a dry run the result is "planned".
  *       metrics: {"family", "type", "help", "unit", "samples": [{"suffix",
  *       "labels": {...}, "value"}]}
  *   {"type": "progress", "files", "files_done", "bytes", "bytes_done",
