@@ -17,9 +17,11 @@
 #include "catalog_int.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <search.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cleanup.h"
 #include "util.h"
@@ -30,8 +32,8 @@
 struct touch {
 	struct front_handle file, heir_of;
 	struct catalog_access access;
-	bool created;
-	struct event *names; /* each another name; or one without */
+	bool created, moved, lost; /* by some event */
+	struct event *names;	   /* each another name; or one without */
 	struct event **last;
 };
 
@@ -93,6 +95,8 @@ static void gather(struct catalog *c, struct batch *b, struct event *event)
 		b->n++;
 	t = *found;
 	t->created |= event->kind == EVENT_NAMED;
+	t->moved |= event->kind == EVENT_RENAMED;
+	t->lost |= event->kind == EVENT_UNNAMED;
 	if (event->kind == EVENT_ACCESSED) {
 		t->access.n++;
 		t->access.last = max_t(int64_t, t->access.last, event->time);
@@ -239,13 +243,35 @@ static int apply_gone(struct catalog *c, struct touch *t,
 	return n ? catalog_dir_verify(c, key) : catalog_dir_refresh(c, &dir);
 }
 
+/*
+ * Has it no name at all? Asked of the inode, for what was removed: to look for
+ * a name that is not there takes the directory's lock, and whoever goes on
+ * removing files there waits for this thread, which others may have pushed off
+ * its CPU.
+ */
+static bool is_nameless(struct catalog *c, const struct touch *t)
+{
+	struct stat st;
+	bool ret;
+	int fd;
+
+	if (!t->lost || t->moved)
+		return false;
+	fd = front_open_handle(c->front, &t->file, O_PATH);
+	if (fd < 0)
+		return fd == -ESTALE;
+	ret = fstat(fd, &st) == 0 && st.st_nlink == 0;
+	close(fd);
+	return ret;
+}
+
 static int apply(struct catalog *c, struct touch *t)
 {
 	const struct event *some[8], **gone = some;
 	_cleanup_free_ const struct event **many = NULL;
 	size_t n = 0, count = 0;
-	bool known = false, doubt = false;
-	int err = 0, there;
+	bool known = false, doubt = false, nameless = is_nameless(c, t);
+	int err = 0, there = 0;
 
 	catalog_touch(c, catalog_key(&t->file));
 	if (t->heir_of.len)
@@ -260,7 +286,8 @@ static int apply(struct catalog *c, struct touch *t)
 	for (const struct event *e = t->names; !err && e; e = e->next) {
 		if (!e->name_len)
 			continue;
-		err = apply_name(c, t, e, &there);
+		if (!nameless)
+			err = apply_name(c, t, e, &there);
 		known |= there == 1;
 		doubt |= there < 0;
 		if (!there)
