@@ -233,11 +233,16 @@ static int apply_gone(struct catalog *c, struct touch *t,
 		return err || there ? err
 				    : catalog_file_refresh(c, key, &t->access);
 	}
+	/* The number was another's, and nobody told of its end, or is. */
+	if (!err)
+		err = catalog_file_refresh(c, key, NULL);
 	if (err && err != -ENOENT)
 		return err;
 	err = catalog_dir_get(&c->db, key, &dir);
-	if (err || !front_handle_equal(&dir.handle, &t->file))
+	if (err)
 		return err == -ENOENT ? 0 : err;
+	if (!front_handle_equal(&dir.handle, &t->file))
+		return catalog_dir_verify(c, key);
 	if (there)
 		return 0;
 	return n ? catalog_dir_verify(c, key) : catalog_dir_refresh(c, &dir);
@@ -310,7 +315,7 @@ int catalog_batch_apply(struct catalog *c, struct batch *b)
 
 /* ---- marks ------------------------------------------------------------------------- */
 
-static void mark_late(struct catalog *c, uint64_t key)
+void catalog_mark_late(struct catalog *c, uint64_t key)
 {
 	c->late_at = monotonic_ns();
 	for (size_t i = 0; i < c->nlate; i++)
@@ -341,7 +346,7 @@ int catalog_mark(struct catalog *c, uint64_t key)
 	if (!err)
 		return catalog_file_refresh(c, key, NULL);
 	if (err == -ENOENT)
-		mark_late(c, key);
+		catalog_mark_late(c, key);
 	return err == -ENOENT ? 0 : err;
 }
 

@@ -367,12 +367,19 @@ static int remove_links(struct catalog *c, uint64_t key)
 
 static int remove_dir(struct catalog *c, uint64_t key, int depth)
 {
+	struct catalog_dir dir;
 	int err;
 
 	catalog_dir_fds_close(c);
 	c->path_dir = 0;
 	if (key == c->root_key || depth > DEPTH_MAX)
 		return key == c->root_key ? 0 : -EBADMSG;
+	/* The mark may be meant for one that has the number next. */
+	err = catalog_dir_get(&c->db, key, &dir);
+	if (err)
+		return err == -ENOENT ? 0 : err;
+	if (dir.gen == GEN_MARKED)
+		catalog_mark_late(c, key);
 	do
 		err = remove_dirs_below(c, key, depth);
 	while (err > 0);
@@ -409,6 +416,16 @@ static int is_above(struct catalog *c, uint64_t key, uint64_t dir, bool *ret)
 	return 0;
 }
 
+/* Something may have been dropped there before it was known. */
+static uint64_t gen_of(struct catalog *c, const struct catalog_seen *seen,
+		       uint64_t gen)
+{
+	for (size_t i = 0; i < c->nlate; i++)
+		if (c->late[i] == seen->key)
+			return GEN_MARKED;
+	return gen;
+}
+
 static int insert(struct catalog *c, uint64_t parent, const char *name,
 		  const struct catalog_seen *seen, uint64_t gen)
 {
@@ -417,14 +434,11 @@ static int insert(struct catalog *c, uint64_t parent, const char *name,
 
 	if (!st)
 		return err;
-	for (size_t i = 0; i < c->nlate; i++)
-		if (c->late[i] == seen->key)
-			gen = GEN_MARKED;
 	sqlite3_bind_int64(st, 1, (int64_t)seen->key);
 	sqlite3_bind_int64(st, 2, (int64_t)parent);
 	catalog_db_bind_handle(st, 3, &seen->handle);
 	catalog_db_bind_name(st, 4, name);
-	sqlite3_bind_int64(st, 5, (int64_t)gen);
+	sqlite3_bind_int64(st, 5, (int64_t)gen_of(c, seen, gen));
 	sqlite3_bind_int64(st, 6, seen->flags);
 	c->ndirs++;
 	return catalog_db_step(&c->db, CQ_DIR_INSERT);
@@ -456,6 +470,39 @@ static int move(struct catalog *c, const struct catalog_dir *dir,
 	return catalog_db_step(&c->db, CQ_DIR_PLACE);
 }
 
+/*
+ * The number is another directory's now. No name that is known there leads
+ * anywhere. Directories that are known below stay until their own events, or
+ * the walk: to look for where each is now might lead through this one.
+ */
+static int replace(struct catalog *c, const struct catalog_dir *old,
+		   const struct catalog_seen *seen, uint64_t gen)
+{
+	int err = 0, n;
+	uint64_t one;
+	sqlite3_stmt *st = catalog_db_stmt(&c->db, CQ_DIR_HANDLE, &err);
+
+	if (!st)
+		return err;
+	catalog_dir_fds_close(c);
+	while ((err = remove_files_below(c, seen->key)) > 0)
+		;
+	if (!err)
+		err = remove_links(c, seen->key);
+	if (err)
+		return err;
+	n = catalog_db_keys(&c->db, CQ_DIRS_OF, (int64_t)seen->key, INT64_MIN,
+			    &one, 1);
+	if (n < 0)
+		return n;
+	sqlite3_bind_int64(st, 1, (int64_t)seen->key);
+	catalog_db_bind_handle(st, 2, &seen->handle);
+	gen = n ? GEN_NEW : gen_of(c, seen, gen);
+	/* A mark may have been meant for the new one. */
+	sqlite3_bind_int64(st, 3, (int64_t)min_t(uint64_t, gen, old->gen));
+	return catalog_db_step(&c->db, CQ_DIR_HANDLE);
+}
+
 /* parent is known, and nothing that is written closes a circle. */
 static int place(struct catalog *c, uint64_t parent, const char *name,
 		 const struct catalog_seen *seen, uint64_t gen)
@@ -465,13 +512,10 @@ static int place(struct catalog *c, uint64_t parent, const char *name,
 	int err;
 
 	err = catalog_dir_get(&c->db, seen->key, &dir);
-	if (!err && !front_handle_equal(&dir.handle, &seen->handle)) {
-		err = remove_dir(c, seen->key, 0);
-		if (!err)
-			err = -ENOENT;
-	}
 	if (err == -ENOENT)
 		return insert(c, parent, name, seen, gen);
+	if (!err && !front_handle_equal(&dir.handle, &seen->handle))
+		err = replace(c, &dir, seen, gen);
 	if (!err && dir.parent != parent) {
 		err = is_above(c, seen->key, parent, &circle);
 		if (!err && circle)

@@ -54,6 +54,7 @@ enum catalog_sql {
 	CQ_DIR_GET,
 	CQ_DIR_INSERT,
 	CQ_DIR_PLACE,
+	CQ_DIR_HANDLE,
 	CQ_DIR_FLAGS,
 	CQ_DIR_GEN,
 	CQ_DIR_DELETE,
@@ -369,6 +370,8 @@ int catalog_batch_marks(struct catalog *c);
 void catalog_touch(struct catalog *c, uint64_t key);
 bool catalog_touched_since(struct catalog *c, uint64_t key, uint32_t batch);
 int catalog_mark(struct catalog *c, uint64_t key);
+/* Marks the directory that will have that key. */
+void catalog_mark_late(struct catalog *c, uint64_t key);
 bool catalog_remarked_since(struct catalog *c, uint64_t key, uint32_t batch);
 
 /* -- catalog_judge.c ------------------------------------------------------------------ */

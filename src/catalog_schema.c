@@ -104,6 +104,8 @@ const char *const catalog_sql_text[CQ_COUNT] = {
 			  " flags) VALUES(?, ?, ?, ?, ?, ?)",
 	[CQ_DIR_PLACE] = "UPDATE dirs SET parent = ?2, name = ?3"
 			 " WHERE key = ?1",
+	[CQ_DIR_HANDLE] = "UPDATE dirs SET handle = ?2, gen = ?3"
+			  " WHERE key = ?1",
 	[CQ_DIR_FLAGS] = "UPDATE dirs SET flags = ?2 WHERE key = ?1",
 	[CQ_DIR_GEN] = "UPDATE dirs SET gen = ?2 WHERE key = ?1",
 	[CQ_DIR_DELETE] = "DELETE FROM dirs WHERE key = ?",

@@ -145,8 +145,15 @@ static int apply_entry(struct catalog *c, const struct scan_chunk *chunk,
 		fd = catalog_dir_fd(c, &job->handle);
 		err = fd < 0 ? fd
 			     : catalog_look(c->front, fd, entry->name, &again);
-		if (err)
-			return catalog_is_fatal(err) ? err : 0;
+		if (catalog_is_fatal(err))
+			return err;
+		/* What has the name now is told of. But the number counts as
+		 * listed, and may be known of one that had it before. */
+		if (err || !front_handle_equal(&again.handle, &seen->handle))
+			return S_ISDIR(seen->type)
+				       ? catalog_dir_verify(c, seen->key)
+				       : catalog_file_refresh(c, seen->key,
+							      NULL);
 		seen = &again;
 	}
 	if (S_ISDIR(seen->type))

@@ -27,6 +27,7 @@ struct env {
 	struct catalog *c;
 	struct catalog_reader *r;
 	bool walk;
+	uint32_t walk_rate;
 	/* Of a file that got another name and lost it, both of which was
 	 * dropped, the ctime is an older one. */
 	bool old_ctime;
@@ -34,7 +35,9 @@ struct env {
 
 static inline void env_open(struct env *env)
 {
-	struct catalog_config config = {.front = env->front, .walk = env->walk};
+	struct catalog_config config = {.front = env->front,
+					.walk = env->walk,
+					.walk_rate = env->walk_rate};
 	char *why = NULL;
 
 	assert_int_equal(catalog_open(&config, &env->c, &why), 0);

@@ -246,6 +246,7 @@ static void test_told_dropped_lost(void **state)
 	w.seed = from_env("TIERFS_TEST_SEED", (unsigned int)realtime_ns());
 	print_message("seed %u\n", w.seed);
 	w.env->walk = w.env->old_ctime = true;
+	w.env->walk_rate = 300;
 	env_open(w.env);
 	for (unsigned int i = 0; i < rounds; i++) {
 		static const size_t limits[] = {65536, 65536, 5, 1, 0};
@@ -267,7 +268,13 @@ static void test_told_dropped_lost(void **state)
 			w.env->c = NULL;
 			for (unsigned int k = pick(&w, 30); k > 0; k--)
 				do_something(&w);
+			/* While it walks, slowly: what it saw gets old. */
 			env_open(w.env);
+			catalog_set_limit(w.env->c, 65536);
+			for (unsigned int k = 0; k < 150; k++) {
+				do_something(&w);
+				usleep(2000);
+			}
 		} else if (!pick(&w, 4)) {
 			env_close(w.env);
 			env_open(w.env);
