@@ -404,13 +404,14 @@ int policy_room(struct policy *policy, struct policy_room *ret)
 	const struct tier_tunables *tune = tier_tunables(policy->tier);
 	struct tier_counts counts;
 	uint64_t used, avail;
+	double high, low;
 	int err = front_usage(tier_parts(policy->tier)->front, &used, &avail);
 
 	if (err)
 		return err;
 	tier_counts(policy->tier, &counts);
-	policy_room_of(ret, used, used + avail, atomic_load(&tune->high),
-		       atomic_load(&tune->low),
+	tier_watermarks(tune, used + avail, &high, &low);
+	policy_room_of(ret, used, used + avail, high, low,
 		       counts.bytes[SPILL_MIGRATED] > 0
 			       ? (uint64_t)counts.bytes[SPILL_MIGRATED]
 			       : 0);
