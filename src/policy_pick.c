@@ -344,6 +344,10 @@ static bool take_due(void *arg, const struct catalog_row *row)
 		not_due(pick, row);
 	else if (op == TIER_RELEASE && look.status.open)
 		hold(pick, row, "in use: open");
+	else if (op == TIER_RESTORE &&
+		 look.status.size > pick->limit.bytes - pick->taken.bytes)
+		/* Others would have to go for it, and then it for others. */
+		hold(pick, row, "no room below low");
 	else if (pick->causes & 1u << cause)
 		pick->err = add(pick, row, &look, op, cause);
 	policy_look_end(&look);
