@@ -458,6 +458,46 @@ static void what_fails_is_held(void **state)
 	close(fd);
 }
 
+static size_t hot_within(uint64_t bytes)
+{
+	struct policy_eye eye;
+	struct policy_plan plan;
+	struct policy_pick pick = {
+		.eye = &eye, .plan = &plan, .rows_most = 100, .by_hand = true};
+	size_t n;
+
+	assert_int_equal(policy_eye_open(policy, &eye), 0);
+	policy_eye_blink(&eye);
+	policy_plan_init(&plan);
+	assert_int_equal(policy_pick_due(&pick, 1u << CAUSE_HOT,
+					 (struct policy_limit){10, bytes}),
+			 0);
+	n = plan.n;
+	policy_plan_clear(&plan);
+	policy_eye_close(&eye);
+	return n;
+}
+
+static void hot_files_fit_or_stay(void **state)
+{
+	struct front_handle handle;
+	struct node *node;
+
+	(void)state;
+	put_migrated("h", 100000, 3);
+	node = look("h");
+	assert_int_equal(ask(node, TIER_RELEASE), TIER_DONE);
+	handle = node_handle(node);
+	begin("[tierfs]\nstrategy = heat\npromote = 1.5\n");
+	for (int i = 0; i < 3; i++) {
+		catalog_accessed(catalog, &handle, NULL, NULL);
+		assert_int_equal(catalog_settle(catalog, false, PATIENCE), 0);
+	}
+	assert_int_equal(hot_within(99999), 0);
+	assert_int_equal(hot_within(100000), 1);
+	node_unref(node);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -470,6 +510,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(a_pass_does_what_it_says, up,
 						down),
 		cmocka_unit_test_setup_teardown(what_fails_is_held, up, down),
+		cmocka_unit_test_setup_teardown(hot_files_fit_or_stay, up,
+						down),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
