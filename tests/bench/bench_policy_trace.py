@@ -98,7 +98,7 @@ def policies(args):
     for suffix, backup in ("", "in-place"), (" seen", "plain"):
         yield f"--backup={backup}"
         for name in STRATEGIES:
-            options = [f"config={ROOT}/examples/{name}.conf"] + args.option
+            options = [f"config={ROOT}/man/examples/{name}.conf"] + args.option
             yield f"--policy={name}{suffix}:{','.join(options)}"
 
 
