@@ -187,8 +187,9 @@ best_target(struct policy *policy, uint64_t *ret_free, char *why, size_t len)
 	return best;
 }
 
-/* A target that is full is tried now and then: somebody may have made room. */
-static bool try_full(struct policy *policy, bool by_hand)
+/* A target that is full is tried now and then: somebody may have made room. May
+ * it be? Who does so says it. */
+static bool may_try_full(struct policy *policy)
 {
 	int64_t now = monotonic_ns();
 	bool ret;
@@ -196,11 +197,16 @@ static bool try_full(struct policy *policy, bool by_hand)
 	pthread_mutex_lock(&policy->lock);
 	if (!policy->full_trial)
 		policy->full_trial = now + FULL_TRIAL_NS;
-	ret = by_hand || policy->full_trial <= now;
-	if (ret)
-		policy->full_trial = 0;
+	ret = policy->full_trial <= now;
 	pthread_mutex_unlock(&policy->lock);
 	return ret;
+}
+
+void policy_full_tried(struct policy *policy)
+{
+	pthread_mutex_lock(&policy->lock);
+	policy->full_trial = monotonic_ns() + FULL_TRIAL_NS;
+	pthread_mutex_unlock(&policy->lock);
 }
 
 static enum policy_bar breaker_bar(struct policy *policy, char *why, size_t len,
@@ -265,7 +271,7 @@ enum policy_bar policy_bar(struct policy *policy,
 		if (why)
 			snprintf(why, len, "no target has room");
 	}
-	if (condition == TARGET_FULL && try_full(policy, by_hand)) {
+	if (condition == TARGET_FULL && (by_hand || may_try_full(policy))) {
 		*limit = (struct policy_limit){1, UINT64_MAX};
 	} else if (condition != TARGET_OK) {
 		/* It is looked at again by the clock. */

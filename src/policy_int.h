@@ -212,6 +212,8 @@ enum policy_bar policy_bar(struct policy *policy,
 			   char *why, size_t len, struct policy_limit *limit,
 			   int64_t *ret_until);
 
+/* A full target was tried: not again for a while. */
+void policy_full_tried(struct policy *policy);
 /* Are these the hours for copying, or is the front full enough for any? */
 bool policy_hours(struct policy *policy, const struct policy_room *room,
 		  char *why, size_t len, int64_t *ret_until);

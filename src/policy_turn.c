@@ -103,12 +103,18 @@ static struct policy_limit least(struct policy_limit a, struct policy_limit b)
 static struct policy_limit copy_limit(struct policy_turn *t)
 {
 	struct policy_run *run = &t->policy->copy;
+	uint64_t coming = bytes_in(t->policy, run);
 	struct policy_limit limit = {0};
 
-	if (!t->may_copy ||
-	    (t->may.files != SIZE_MAX && bytes_in(t->policy, run)))
+	if (!t->may_copy || (t->may.files != SIZE_MAX && coming))
 		return limit;
-	return least(room_in(t->policy, run, COPY_FILES, COPY_BYTES), t->may);
+	limit = least(room_in(t->policy, run, COPY_FILES, COPY_BYTES), t->may);
+	/* What comes to the targets has its room there. */
+	if (t->may.bytes != UINT64_MAX)
+		limit.bytes = min_t(
+			uint64_t, limit.bytes,
+			t->may.bytes - min_t(uint64_t, coming, t->may.bytes));
+	return limit;
 }
 
 static void pick_begin(struct policy_turn *t, struct policy_pick *pick,
@@ -408,6 +414,8 @@ static void copy(struct policy_turn *t)
 	due(t);
 	if (t->may_copy && !t->room_short)
 		keep_ahead(t, copy_limit(t));
+	if (t->may.files == 1 && bytes_in(policy, &policy->copy))
+		policy_full_tried(policy);
 	if (bytes_in(policy, &policy->copy))
 		doing(t, POLICY_MIGRATING);
 	if (bytes_in(policy, &policy->back))
