@@ -84,29 +84,7 @@ struct batch_db {
 
 int batch_db_errno(struct batch_db *db, int rc)
 {
-	int err;
-
-	switch (rc & 0xff) {
-	case SQLITE_OK:
-	case SQLITE_ROW:
-	case SQLITE_DONE:
-		return 0;
-	case SQLITE_FULL:
-		return -ENOSPC;
-	case SQLITE_NOMEM:
-		return -ENOMEM;
-	case SQLITE_NOTADB:
-	case SQLITE_CORRUPT:
-		return -EBADMSG;
-	case SQLITE_BUSY:
-	case SQLITE_LOCKED:
-		return -EBUSY;
-	case SQLITE_READONLY:
-		return -EROFS;
-	default:
-		err = db->sql ? sqlite3_system_errno(db->sql) : 0;
-		return err > 0 ? -err : -EIO;
-	}
+	return journal_sqlite_errno(db->sql, rc);
 }
 
 struct sqlite3_stmt *batch_db_st(struct batch_db *db,

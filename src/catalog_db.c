@@ -16,32 +16,7 @@
 
 int catalog_db_errno(struct catalog_db *db, int rc)
 {
-	int err;
-
-	switch (rc & 0xff) {
-	case SQLITE_OK:
-	case SQLITE_ROW:
-	case SQLITE_DONE:
-		return 0;
-	case SQLITE_FULL:
-		return -ENOSPC;
-	case SQLITE_NOMEM:
-		return -ENOMEM;
-	case SQLITE_NOTADB:
-	case SQLITE_CORRUPT:
-		return -EBADMSG;
-	case SQLITE_BUSY:
-	case SQLITE_LOCKED:
-		return -EBUSY;
-	case SQLITE_READONLY:
-		return -EROFS;
-	case SQLITE_IOERR:
-	case SQLITE_CANTOPEN:
-		err = db->sql ? sqlite3_system_errno(db->sql) : 0;
-		return err > 0 ? -err : -EIO;
-	default:
-		return -EIO;
-	}
+	return journal_sqlite_errno(db->sql, rc);
 }
 
 int catalog_db_open(int dirfd, int flags, struct catalog_db *ret)

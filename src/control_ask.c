@@ -128,10 +128,10 @@ static bool sensible(struct control_cmd *cmd, struct node *node,
 	return true;
 }
 
-static void ask_path(struct ask *ask, const json_t *value)
+static void ask_path(void *arg, struct control_cmd *cmd, const json_t *value)
 {
+	struct ask *ask = arg;
 	_cleanup_(node_unrefp) struct node *node = NULL;
-	struct control_cmd *cmd = ask->cmd;
 	_cleanup_free_ char *path = NULL;
 	_cleanup_free_ char *as = NULL;
 	struct stat st;
@@ -216,17 +216,7 @@ void control_ask(struct control_cmd *cmd, uint64_t *ret_id)
 		return;
 	}
 	do {
-		json_t *value;
-		size_t i;
-
-		json_array_foreach(cmd->paths, i, value)
-		{
-			if (cmd->stopping)
-				break;
-			ask_path(ask, value);
-			if (i % 64 == 63)
-				move_pump(cmd, 0);
-		}
+		move_each_path(cmd, ask_path, ask);
 		store(ask);
 	} while (move_next_paths(cmd));
 	if (ask->added && ask->stored && !cmd->stopping && !cmd->error[0]) {

@@ -264,7 +264,7 @@ static const struct command *request_check(json_t *obj, char why[PROTO_WHY_LEN])
 
 /* ---- commands that read -------------------------------------------------------- */
 
-static void status_path(struct control_cmd *cmd, const json_t *value)
+static void status_path(void *arg, struct control_cmd *cmd, const json_t *value)
 {
 	_cleanup_(node_unrefp) struct node *node = NULL;
 	_cleanup_free_ char *path = NULL;
@@ -288,19 +288,9 @@ static void status_path(struct control_cmd *cmd, const json_t *value)
 
 static void status_paths(struct control_cmd *cmd)
 {
-	do {
-		json_t *value;
-		size_t i;
-
-		json_array_foreach(cmd->paths, i, value)
-		{
-			if (cmd->stopping)
-				break;
-			status_path(cmd, value);
-			if (i % 64 == 63)
-				move_pump(cmd, 0);
-		}
-	} while (move_next_paths(cmd));
+	do
+		move_each_path(cmd, status_path, NULL);
+	while (move_next_paths(cmd));
 }
 
 /* Sends each object of an array. */

@@ -269,6 +269,11 @@ void move_error(struct control_cmd *cmd, const char *as, int err);
 void move_pump(struct control_cmd *cmd, int timeout);
 /* Waits for the next paths. False: there are none, or the command stops. */
 bool move_next_paths(struct control_cmd *cmd);
+/* Calls each with those that came, until the command stops. */
+void move_each_path(struct control_cmd *cmd,
+		    void (*each)(void *arg, struct control_cmd *cmd,
+				 const json_t *value),
+		    void *arg);
 /* Puts a file into the batch; takes over the reference to node. */
 void move_add(struct control_cmd *cmd, struct node *node, uint64_t size,
 	      const char *path, const char *as);

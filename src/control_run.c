@@ -374,6 +374,24 @@ void move_pump(struct control_cmd *cmd, int timeout)
 	tick(cmd);
 }
 
+void move_each_path(struct control_cmd *cmd,
+		    void (*each)(void *arg, struct control_cmd *cmd,
+				 const json_t *value),
+		    void *arg)
+{
+	json_t *value;
+	size_t i;
+
+	json_array_foreach(cmd->paths, i, value)
+	{
+		if (cmd->stopping)
+			break;
+		each(arg, cmd, value);
+		if (i % 64 == 63)
+			move_pump(cmd, 0);
+	}
+}
+
 bool move_next_paths(struct control_cmd *cmd)
 {
 	int64_t until = monotonic_ns() + PATHS_NS;

@@ -55,8 +55,7 @@ static json_t *why_json(const struct policy_why *why, const char *as)
 	return ret;
 }
 
-static void why_path(struct control_cmd *cmd, struct policy_eye *eye,
-		     const json_t *value)
+static void why_path(void *arg, struct control_cmd *cmd, const json_t *value)
 {
 	_cleanup_(node_unrefp) struct node *node = NULL;
 	_cleanup_free_ char *path = NULL;
@@ -76,7 +75,7 @@ static void why_path(struct control_cmd *cmd, struct policy_eye *eye,
 		return;
 	}
 	if (!err)
-		err = policy_why(eye, node, &why);
+		err = policy_why(arg, node, &why);
 	if (err) {
 		move_error(cmd, as, err);
 		return;
@@ -89,9 +88,7 @@ static void why_path(struct control_cmd *cmd, struct policy_eye *eye,
 void control_why(struct control_cmd *cmd)
 {
 	struct policy_eye *eye;
-	json_t *value;
 	char buf[96];
-	size_t i;
 	int err = cmd->control->policy
 			  ? policy_ask_begin(cmd->control->policy, &eye)
 			  : -EOPNOTSUPP;
@@ -101,15 +98,8 @@ void control_why(struct control_cmd *cmd)
 			 control_reason(err, buf));
 		return;
 	}
-	do {
-		json_array_foreach(cmd->paths, i, value)
-		{
-			if (cmd->stopping)
-				break;
-			why_path(cmd, eye, value);
-			if (i % 64 == 63)
-				move_pump(cmd, 0);
-		}
-	} while (move_next_paths(cmd));
+	do
+		move_each_path(cmd, why_path, eye);
+	while (move_next_paths(cmd));
 	policy_ask_end(eye);
 }

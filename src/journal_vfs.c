@@ -23,6 +23,7 @@
 #include "journal_vfs.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <pthread.h>
 #include <sqlite3.h>
 #include <stdatomic.h>
@@ -101,4 +102,34 @@ int journal_sqlite_open_locking_at(int dirfd, const char *name, int flags,
 				   struct sqlite3 **ret)
 {
 	return open_at(dirfd, name, flags, true, ret);
+}
+
+int journal_sqlite_errno(struct sqlite3 *sql, int rc)
+{
+	int err;
+
+	switch (rc & 0xff) {
+	case SQLITE_OK:
+	case SQLITE_ROW:
+	case SQLITE_DONE:
+		return 0;
+	case SQLITE_FULL:
+		return -ENOSPC;
+	case SQLITE_NOMEM:
+		return -ENOMEM;
+	case SQLITE_NOTADB:
+	case SQLITE_CORRUPT:
+		return -EBADMSG;
+	case SQLITE_BUSY:
+	case SQLITE_LOCKED:
+		return -EBUSY;
+	case SQLITE_READONLY:
+		return -EROFS;
+	case SQLITE_IOERR:
+	case SQLITE_CANTOPEN:
+		err = sql ? sqlite3_system_errno(sql) : 0;
+		return err > 0 ? -err : -EIO;
+	default:
+		return -EIO;
+	}
 }

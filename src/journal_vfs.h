@@ -20,4 +20,9 @@ int journal_sqlite_open_at(int dirfd, const char *name, int flags,
 int journal_sqlite_open_locking_at(int dirfd, const char *name, int flags,
 				   struct sqlite3 **ret);
 
+/* A result code of what was done with sql (may be NULL) as -errno: 0 for OK, ROW
+ * and DONE; -ENOSPC, -ENOMEM, -EBADMSG (damaged), -EBUSY, -EROFS, what the system
+ * call said, or -EIO. */
+int journal_sqlite_errno(struct sqlite3 *sql, int rc);
+
 #endif
