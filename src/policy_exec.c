@@ -82,6 +82,7 @@ static size_t enlist(struct policy *policy, struct policy_run *run,
 		step->run = run;
 		step->req = (struct tier_request){.node = step->node,
 						  .path = step->path,
+						  .only = step->only,
 						  .done = step_done};
 		RB_INSERT(policy_steps, &policy->live, step);
 		policy->nlive++;

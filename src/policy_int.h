@@ -90,6 +90,7 @@ struct policy_step {
 	enum policy_cause cause;
 	uint64_t size;
 	uint64_t weight; /* bytes to copy, or to be free on the front */
+	uint8_t only;	 /* the target's number + 1, or 0 */
 	/* While it is done. */
 	struct tier_request req;
 	struct policy *policy;

@@ -77,6 +77,19 @@ static bool chosen(struct policy_plan *plan, uint64_t key)
 	return RB_FIND(policy_steps, &plan->steps, &like);
 }
 
+/* Rules name targets of the configuration; the front has its own numbers. */
+static uint8_t only_target(struct tier *tier, int wanted)
+{
+	const struct tier_parts *parts = tier_parts(tier);
+
+	for (unsigned int i = 0; wanted >= 0 && i < parts->ntargets; i++)
+		if (parts->targets[i] &&
+		    !strcmp(target_name(parts->targets[i]),
+			    parts->config->targets[wanted].name))
+			return (uint8_t)(i + 1);
+	return 0;
+}
+
 /* Takes over what look holds. */
 static int add(struct policy_pick *pick, const struct catalog_row *row,
 	       struct policy_look *look, enum tier_op op,
@@ -96,6 +109,7 @@ static int add(struct policy_pick *pick, const struct catalog_row *row,
 		 look->verdict.rule.name ? look->verdict.rule.name : "");
 	step->op = op;
 	step->cause = cause;
+	step->only = only_target(pick->eye->policy->tier, look->verdict.target);
 	step->size = look->status.size;
 	step->weight = op == TIER_RELEASE ? look->status.front_bytes
 					  : look->status.size;

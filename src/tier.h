@@ -330,6 +330,9 @@ struct tier_request {
 	/* The asker's. */
 	struct node *node; /* a reference, kept by the asker until done */
 	const char *path;  /* for people, kept until done; may be NULL */
+	/* Of a migration: the number + 1 of the only target that will do; 0: the
+	 * first that has room. */
+	uint8_t only;
 	/* Once for each request, on a worker or from tier_submit() itself. */
 	void (*done)(struct tier_request *req);
 

@@ -116,6 +116,7 @@ struct tier_move {
 	enum tier_op op;
 	struct tier_file *file;
 	struct tier_request *req; /* NULL: restore begun by an access */
+	uint8_t only;		  /* as in the request */
 	struct mover_job *job;
 	bool solo; /* the job's only file: cancelling it cancels the copy */
 	int fd;	   /* on the front, holds the lease; -1 */
@@ -413,7 +414,7 @@ __attribute__((format(printf, 3, 4))) void tier_result(struct tier_move *move,
 bool tier_pinned(struct tier *tier, struct node *node, uint8_t flags);
 
 /* The target for so many bytes; -EIO: none is online. */
-int tier_choose_target(struct tier *tier, uint64_t bytes);
+int tier_choose_target(struct tier *tier, uint8_t only, uint64_t bytes);
 /* Each ends all of its moves, and answers their requests. */
 void tier_migrate_run(struct mover_job *job, struct tier_move **moves, size_t n,
 		      bool release_after);

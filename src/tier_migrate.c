@@ -107,8 +107,9 @@ static size_t begin_all(struct tier_move **moves, size_t n, uint8_t target)
 }
 
 /* The first target that is there and has room; without such a one the first
- * that is there, to fail as a full one does. Its number, or -EIO. */
-int tier_choose_target(struct tier *tier, uint64_t bytes)
+ * that is there, to fail as a full one does. Its number, or -EIO. No other takes
+ * the place of the only one. */
+int tier_choose_target(struct tier *tier, uint8_t only, uint64_t bytes)
 {
 	int full = -EIO;
 
@@ -116,7 +117,8 @@ int tier_choose_target(struct tier *tier, uint64_t bytes)
 		struct target *target = tier_target(tier, (uint8_t)i);
 		struct target_usage usage;
 
-		if (!target || !target_online(target, NULL, 0))
+		if (!target || !target_online(target, NULL, 0) ||
+		    (only && only != i + 1))
 			continue;
 		target_usage(target, &usage);
 		if (usage.readonly)
@@ -339,7 +341,7 @@ void tier_migrate_run(struct mover_job *job, struct tier_move **moves, size_t n,
 		      bool release_after)
 {
 	struct tier *tier = moves[0]->file->tier;
-	int target = tier_choose_target(tier, job->bytes), err;
+	int target = tier_choose_target(tier, moves[0]->only, job->bytes), err;
 
 	if (atomic_load(&job->ctl.cancelled))
 		target = -ECANCELED;
@@ -350,7 +352,9 @@ void tier_migrate_run(struct mover_job *job, struct tier_move **moves, size_t n,
 		for (size_t i = 0; i < n; i++) {
 			if (target == -EIO)
 				tier_result(moves[i], TIER_FAILED,
-					    "no target is online");
+					    moves[0]->only
+						    ? "its target is not online"
+						    : "no target is online");
 			else
 				refuse(moves[i], err);
 			tier_move_end(moves[i], 0);

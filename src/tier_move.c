@@ -83,6 +83,7 @@ struct tier_move *tier_move_new(struct tier_file *file, enum tier_op op,
 	move->op = op;
 	move->file = file;
 	move->req = req;
+	move->only = req ? req->only : 0;
 	move->fd = -1;
 	move->ea = file->ea;
 	file->move = move;
@@ -176,7 +177,7 @@ static unsigned int lane_of(struct tier *tier, enum tier_op op,
 		return 0;
 	if (move->ea.ncopies)
 		return move->ea.copies[0].target + 1u;
-	target = tier_choose_target(tier, bytes);
+	target = tier_choose_target(tier, move->only, bytes);
 	return target < 0 ? 0 : (unsigned int)target + 1;
 }
 
@@ -448,6 +449,7 @@ static void submit_chain(struct batch *b, struct tier_request *asked)
 	chain->req = (struct tier_request){.node = asked->node,
 					   .path = asked->path,
 					   .asked = asked,
+					   .only = asked->only,
 					   .done = chain_done};
 	req = &chain->req;
 	tier_submit(b->tier, TIER_RESTORE, b->prio, &req, 1);
@@ -521,8 +523,9 @@ static void submit_one(struct batch *b, struct batch *released,
 		answer(req, TIER_FAILED, "%s", strerror(ENOMEM));
 		return;
 	}
-	if (b->n == b->max || (copies && (size > TIER_SMALL ||
-					  b->bytes + size > TIER_BATCH_BYTES)))
+	if (b->n == b->max || (b->n && b->moves[0]->only != move->only) ||
+	    (copies &&
+	     (size > TIER_SMALL || b->bytes + size > TIER_BATCH_BYTES)))
 		batch_flush(b);
 	if (!b->n)
 		b->path = req->path;

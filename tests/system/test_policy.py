@@ -127,6 +127,30 @@ def test_age(one):
     assert "90%" in answer["next"]
 
 
+def test_a_rule_names_the_target(one):
+    """What it names, and no other, is where the file goes."""
+    other = one.rig.dir / f"{one.name}.tape"
+    other.mkdir()
+    one.targets["tape"] = other
+    conf = one.rig.dir / f"{one.name}.conf"
+    conf.write_text("[rule far]\nname = far*\nmigrate = after 1h\n"
+                    "target = tape\n[rule near]\nmigrate = after 1h\n",
+                    encoding="ascii")
+    names = [f"{where}{i}" for i in range(3) for where in ("far", "near")]
+    for name in names:
+        old(one, name, 20000, 2)
+    one.mount(f"spill=tape={other}", f"config={conf}", "policy=auto")
+    for name in names:
+        is_state(one, one.mnt / name, "migrated")
+        copies = one.status(one.mnt / name)["copies"]
+        assert [c["target"] for c in copies] == \
+            ["tape" if name[0] == "f" else one.target.name]
+        assert (one.mnt / name).read_bytes()
+    assert {c["target"] for n in names
+            for c in one.status(one.mnt / n)["copies"]} == \
+        {"tape", one.target.name}
+
+
 def test_manual_moves_nothing(small):
     """policy=manual: nothing, whatever is due or full; then auto, by remount."""
     small.mount("policy=manual", "migrate_age=1s", "migrate_size=1",
