@@ -418,6 +418,23 @@ static void settle_same(struct tier_file *file)
 	file->write_intent = 0;
 }
 
+/*
+ * Nobody came for the intent: nothing was changed, so nothing is to be synced
+ * before it goes. It has to be gone when a swap is made, after which recovery
+ * would take it for a copy that nobody names: so it is gone, or there is none,
+ * with the commit of a restore that begins later, and one that has begun finds
+ * it in the file.
+ */
+static void never_came(struct tier_file *file)
+{
+	if (file->move) {
+		tier_unsettled_add(file);
+		return;
+	}
+	journal_done(file->tier->parts.journal, &file->write_intent, 1);
+	file->write_intent = 0;
+}
+
 void tier_settle(struct tier *tier, struct node *node)
 {
 	struct tier_file *file;
@@ -430,9 +447,7 @@ void tier_settle(struct tier *tier, struct node *node)
 		return;
 	}
 	if (!(file->ea.flags & TIERFS_EA_F_WRITING)) {
-		/* Nobody came for the intent: nothing was changed. */
-		tier_done_after_sync(tier, file->write_intent);
-		file->write_intent = 0;
+		never_came(file);
 		tier_file_unlock(file);
 		return;
 	}

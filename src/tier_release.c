@@ -190,9 +190,11 @@ static int mark_released(struct tier_move *move)
 	int ret = -EBUSY;
 
 	pthread_mutex_lock(&node->lock);
-	/* copies may have been dropped, or the file touched, since begin. */
-	if (!move->cancelled && !file->nopen &&
-	    file->ea.state == SPILL_MIGRATED &&
+	/* Copies may have been dropped, or the file touched, since begin; or
+	 * somebody who opens it has an INTENT_WRITE, which a released file must
+	 * not have: a swap leaves it behind. */
+	if (!move->cancelled && !file->nopen && !file->journaling &&
+	    !file->write_intent && file->ea.state == SPILL_MIGRATED &&
 	    !(file->ea.flags & TIERFS_EA_F_WRITING)) {
 		ea = file->ea;
 		ea.state = SPILL_RELEASED;

@@ -1,16 +1,22 @@
 /* SPDX-License-Identifier: MIT */
 
 /*
- * Intents that another thread has taken to report as done.
+ * Intents that are in the journal for longer than they are needed, while their
+ * file is swapped, which they do not know. Recovery must not take one, which
+ * leads to the old stub, for a copy that nobody names.
  *
- * A thread syncs the front for a migration that is just committed, and is held
+ * Late: a thread syncs the front for a migration that is just committed, and is held
  * up before it reports the intent. Meanwhile the file is released and restored,
- * and then everything dies. Recovery must not take the intent, which leads to
- * the old stub, for a copy that nobody names.
+ * and then everything dies.
+ *
+ * Never came: who opens a released file to cut it off is interrupted while the
+ * intent is on its way.
  */
 
 #include "crash.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <semaphore.h>
 #include <signal.h>
@@ -87,10 +93,63 @@ static void test_late(void **state)
 	assert_int_equal(rig_remove(), 0);
 }
 
+static void no_resume(struct tier_wait *wait, int err)
+{
+	fail_msg("resumed: %d, %p", err, (void *)wait);
+}
+
+/* Is an intent there, or on its way? */
+static bool has_intent(struct node *node)
+{
+	bool ret;
+
+	pthread_mutex_lock(&node->lock);
+	ret = node->file &&
+	      (node->file->write_intent || node->file->journaling);
+	pthread_mutex_unlock(&node->lock);
+	return ret;
+}
+
+static void child_interrupted(const void *arg, unsigned int nth)
+{
+	struct tier_wait wait = {.resume = no_resume};
+	struct node *node;
+
+	(void)arg;
+	(void)nth;
+	sem_init(&held, 0, 0);
+	sem_init(&go, 0, 0);
+	rig_up();
+	new_file("a", 70000);
+	node = look("a");
+	assert_int_equal(ask(node, TIER_MIGRATE), TIER_DONE);
+	assert_int_equal(ask(node, TIER_RELEASE), TIER_DONE);
+	/* A sync that would report it is held up. */
+	assert_int_equal(fault_arm("sync-synced", 1, hold), 0);
+	assert_int_equal(tier_open(rig.tier, node, O_RDWR | O_TRUNC, &wait),
+			 -EINPROGRESS);
+	assert_true(tier_wait_cancel(node, &wait));
+	while (has_intent(node))
+		usleep(1000);
+	assert_int_equal(ask(node, TIER_RESTORE), TIER_DONE);
+	kill(getpid(), SIGKILL);
+}
+
+static void test_never_came(void **state)
+{
+	(void)state;
+	crash_forget();
+	rig_make(test_prefix());
+	assert_true(in_child(child_interrupted, NULL, 0, "never came"));
+	in_child(child_verify, NULL, 0, "never came");
+	assert_int_equal(rig_remove(), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_late),
+		cmocka_unit_test(test_never_came),
 	};
 
 	crash_init();
