@@ -178,8 +178,8 @@ static int recover_copy(struct tier *tier, const struct to_recover *all,
 static int cut_off(struct tier *tier, const struct intent *intent,
 		   struct found *f)
 {
-	const struct timespec times[2] = {timespec_from_ns(intent->atime),
-					  timespec_from_ns(intent->mtime)};
+	struct timespec times[2] = {timespec_from_ns(intent->atime),
+				    timespec_from_ns(intent->mtime)};
 	_cleanup_close_ int fd = -1;
 	int ret;
 
@@ -193,6 +193,16 @@ static int cut_off(struct tier *tier, const struct intent *intent,
 	fd = front_open_handle(tier->parts.front, &intent->handle, O_RDWR);
 	if (fd < 0)
 		return fd;
+	/* Later changes by the user have times of their own to show. */
+	if (f->st.st_size > 0 && !(f->ea.flags & TIERFS_EA_F_CTIME)) {
+		times[0] = f->st.st_atim;
+		times[1] = f->st.st_mtim;
+		f->ea.ctime = timespec_to_ns(f->st.st_ctim);
+		f->ea.flags |= TIERFS_EA_F_CTIME;
+		ret = front_ea_set(tier->parts.front, f->fd, &f->ea);
+		if (ret)
+			return ret;
+	}
 	if (f->st.st_size > 0) {
 		ret = tier_caps_keep(fd, tier->parts.front->trusted);
 		if (ret < 0)
@@ -202,7 +212,6 @@ static int cut_off(struct tier *tier, const struct intent *intent,
 	}
 	fault_point("recover-cut");
 	tier_caps_back(fd);
-	/* Later changes by the user had a ctime of their own to show. */
 	if (f->ea.flags & TIERFS_EA_F_CTIME && futimens(fd, times) < 0)
 		return -errno;
 	fault_point("recover-times");
