@@ -248,7 +248,7 @@ static void test_judge(void **state)
 	put_dir(env, "/d");
 	put_dir(env, "/d/long");
 	put_file(env, "/d/long/a", 5);
-	put_file(env, "/d/b", 6);
+	put_file(env, "/d/bb", 6);
 	put_file(env, "/c", 7);
 	settled(env, false);
 	assert_int_equal(catalog_next_due(env->r, &next), 0);
@@ -261,19 +261,19 @@ static void test_judge(void **state)
 	assert_int_equal(catalog_next_due(env->r, &next), 0);
 	assert_int_equal(next, 1005);
 	assert_int_equal(catalog_due(env->r, 1006, 100, each_row, &found), 0);
-	assert_string_equal(found.names, "ab");
-	assert_coldest(env, "ba");
+	assert_string_equal(found.names, "abb");
+	assert_coldest(env, "bba");
 	assert_int_equal(catalog_position(env->r, SPILL_NONE, 9, &position), 0);
 	assert_int_equal(position, 1);
 
 	/* What is below a directory that was moved has another path. */
 	move_it(env, "/d/long", "/x");
 	judged(env);
-	assert_coldest(env, "ab");
+	assert_coldest(env, "abb");
 
 	put_file(env, "/e", 8);
 	judged(env);
-	assert_coldest(env, "eab");
+	assert_coldest(env, "eabb");
 
 	/* The same rules after a remount: nothing is judged anew. */
 	env_close(env);
