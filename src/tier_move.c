@@ -455,6 +455,14 @@ static void submit_chain(struct batch *b, struct tier_request *asked)
 	tier_submit(b->tier, TIER_RESTORE, b->prio, &req, 1);
 }
 
+/* A release costs the same for any size: only syncs count. */
+static bool is_full(const struct batch *b, uint8_t only, uint64_t size)
+{
+	return b->n == b->max || (b->n && b->moves[0]->only != only) ||
+	       (b->op != TIER_RELEASE &&
+		(size > TIER_SMALL || b->bytes + size > TIER_BATCH_BYTES));
+}
+
 /* What is migrated already goes on to be released, in a batch of its own. */
 static void submit_one(struct batch *b, struct batch *released,
 		       struct tier_request *req)
@@ -465,7 +473,6 @@ static void submit_one(struct batch *b, struct batch *released,
 	const char *reason;
 	uint64_t size = 0, own = 0;
 	struct stat st;
-	bool copies;
 	int ret;
 
 	if (b->op != TIER_RESTORE && atomic_load(&b->tier->draining)) {
@@ -499,8 +506,6 @@ static void submit_one(struct batch *b, struct batch *released,
 	}
 	if (b->op == TIER_MIGRATE_RELEASE && file->ea.state == SPILL_MIGRATED)
 		b = released;
-	/* A release costs the same for any size: only syncs count. */
-	copies = b->op != TIER_RELEASE;
 	size = tier_stub_size(file);
 	if (file->ea.state == SPILL_NONE && !tier_stat_node(req->node, &st))
 		size = (uint64_t)st.st_size;
@@ -523,15 +528,13 @@ static void submit_one(struct batch *b, struct batch *released,
 		answer(req, TIER_FAILED, "%s", strerror(ENOMEM));
 		return;
 	}
-	if (b->n == b->max || (b->n && b->moves[0]->only != move->only) ||
-	    (copies &&
-	     (size > TIER_SMALL || b->bytes + size > TIER_BATCH_BYTES)))
+	if (is_full(b, move->only, size))
 		batch_flush(b);
 	if (!b->n)
 		b->path = req->path;
 	b->moves[b->n++] = move;
 	b->bytes += size;
-	if (copies && size > TIER_SMALL)
+	if (b->op != TIER_RELEASE && size > TIER_SMALL)
 		batch_flush(b);
 }
 

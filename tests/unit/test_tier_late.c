@@ -93,9 +93,11 @@ static void test_late(void **state)
 	assert_int_equal(rig_remove(), 0);
 }
 
+/* Too late to be interrupted; but this client does not try again either. */
 static void no_resume(struct tier_wait *wait, int err)
 {
-	fail_msg("resumed: %d, %p", err, (void *)wait);
+	(void)wait;
+	(void)err;
 }
 
 /* Is an intent there, or on its way? */
@@ -128,7 +130,7 @@ static void child_interrupted(const void *arg, unsigned int nth)
 	assert_int_equal(fault_arm("sync-synced", 1, hold), 0);
 	assert_int_equal(tier_open(rig.tier, node, O_RDWR | O_TRUNC, &wait),
 			 -EINPROGRESS);
-	assert_true(tier_wait_cancel(node, &wait));
+	tier_wait_cancel(node, &wait);
 	while (has_intent(node))
 		usleep(1000);
 	assert_int_equal(ask(node, TIER_RESTORE), TIER_DONE);
