@@ -348,7 +348,7 @@ def test_budget(one):
 
 def test_no_room(rig):
     """A restore that doesn't fit isn't begun; the file is read in place."""
-    disk = rig.disk("small-front", "ext4", 64 * MIB)
+    disk = rig.disk("who-front", "ext4", 64 * MIB)
     tier = rig.tier(front=disk, target=rig.disk("target-ext4", "ext4",
                                                 4 << 30))
     try:
