@@ -479,6 +479,9 @@ static void verify_content(unsigned int slot, struct content *c,
 		c->now[i] = v;
 	}
 	is_size(c, (unsigned int)(len / PAGE));
+	if (!c->dirty &&
+	    timespec_to_ns(c->st.st_ctim) != timespec_to_ns(st->st_ctim))
+		tell_attribute(name);
 	if (!c->dirty)
 		same_stat(name, &c->st, st);
 	else if (c->st.st_ino && c->st.st_ino != st->st_ino)

@@ -2,12 +2,14 @@
 #include "stress_model.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "check.h"
+#include "rig.h"
 #include "util.h"
 
 struct model *m;
@@ -145,4 +147,18 @@ void same_stat(const char *name, const struct stat *a, const struct stat *b)
 		    b->st_mode, (uintmax_t)a->st_nlink, (uintmax_t)b->st_nlink,
 		    (intmax_t)mtime, (intmax_t)ctime);
 	abort();
+}
+
+void tell_attribute(const char *name)
+{
+	struct spill_ea ea = {0};
+	struct stat st = {0};
+	int err = front_ea_get_at(rig.front, rig.front->root_fd, name, &ea);
+
+	fstatat(rig.front->root_fd, name, &st, AT_SYMLINK_NOFOLLOW);
+	print_error("%s: attribute: %d, %s, flags %x, ctime %jd; the inode's: "
+		    "ctime %jd, mtime %jd\n",
+		    name, err, spill_state_name(ea.state), ea.flags,
+		    (intmax_t)ea.ctime, (intmax_t)timespec_to_ns(st.st_ctim),
+		    (intmax_t)timespec_to_ns(st.st_mtim));
 }
