@@ -360,9 +360,9 @@ void mover_ids_after(struct mover *m, uint64_t id)
 
 int mover_submit(struct mover *m, struct mover_job *job, uint64_t *ret_id)
 {
-	assert(job->run && job->free && job->refs > 0 &&
-	       job->prio < MOVER_PRIOS && job->lane < MOVER_LANES);
+	assert(job->run && job->free && job->lane < MOVER_LANES);
 	pthread_mutex_lock(&m->lock);
+	assert(job->refs > 0 && job->prio < MOVER_PRIOS);
 	if (m->stop) {
 		pthread_mutex_unlock(&m->lock);
 		return -ESHUTDOWN;
@@ -387,7 +387,7 @@ void mover_raise(struct mover *m, struct mover_job *job, enum mover_prio prio)
 {
 	pthread_mutex_lock(&m->lock);
 	if (prio < job->prio) {
-		bool waits = job->id && job->state == JOB_WAITING;
+		bool waits = job->state == JOB_WAITING;
 
 		if (waits)
 			unqueue_job(m, job);

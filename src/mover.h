@@ -38,6 +38,7 @@ enum mover_prio {
 };
 
 enum job_state {
+	JOB_NEW, /* not submitted yet */
 	JOB_WAITING,
 	JOB_RUNNING,
 	JOB_DONE
@@ -108,8 +109,8 @@ void mover_ids_after(struct mover *mover, uint64_t id);
  * run. A job is submitted once. -ESHUTDOWN after stop: the job is not taken,
  * the reference stays the caller's. */
 int mover_submit(struct mover *mover, struct mover_job *job, uint64_t *ret_id);
-/* Raises a waiting or running job's priority (never lowers it), and clears its
- * ctl.idle. The caller holds a reference. */
+/* Raises a job's priority (never lowers it), and clears its ctl.idle; also
+ * before it is submitted, and while it is. The caller holds a reference. */
 void mover_raise(struct mover *mover, struct mover_job *job,
 		 enum mover_prio prio);
 struct mover_job *mover_job_ref(struct mover *mover, struct mover_job *job);

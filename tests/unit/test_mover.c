@@ -346,7 +346,7 @@ static void test_recalls_everywhere(void **state)
 
 static void test_raise(void **state)
 {
-	struct job blocker, a, b;
+	struct job blocker, a, b, c;
 	struct mover *m;
 
 	assert_int_equal(mover_start(1, 1, 0, &m), 0);
@@ -367,9 +367,14 @@ static void test_raise(void **state)
 	assert_false(blocker.job.ctl.idle);
 	mover_raise(m, &a.job, MOVER_IDLE); /* never lowers, or the same */
 	sem_post(&gate);
+	/* Who gives a job its number lets others see it before it is there. */
+	job_init(&c, MOVER_IDLE, 0);
+	c.job.id = mover_next_id(m);
+	mover_raise(m, &c.job, MOVER_RECALL);
+	assert_int_equal(mover_submit(m, &c.job, NULL), 0);
 	finish(m);
-	assert_int_equal(a.runs, 1);
-	assert_int_equal(frees, 3);
+	assert_int_equal(a.runs + c.runs, 2);
+	assert_int_equal(frees, 4);
 }
 
 /* -- cancelling --------------------------------------------------------------- */
