@@ -259,6 +259,24 @@ static int has_ea(struct front *front, int dirfd, const char *name, mode_t mode)
 	return len < 0 ? (int)len : 1;
 }
 
+/*
+ * Of a node that is in the table: whoever gives the file an EA now has this
+ * node, and its lock. Before, it could have been migrated, released and
+ * forgotten by others since it was looked at. Until it is known the node has
+ * the flag, which costs time and nothing else.
+ */
+static int look_for_ea(struct node *node, int dirfd, const char *name)
+{
+	int ea;
+
+	pthread_mutex_lock(&node->lock);
+	ea = has_ea(node->table->front, dirfd, name, node->type);
+	if (ea == 0)
+		atomic_fetch_and(&node->flags, ~NODE_EA);
+	pthread_mutex_unlock(&node->lock);
+	return ea < 0 ? ea : 0;
+}
+
 static int open_path(int dirfd, const char *name)
 {
 	char proc[PROC_FD_LEN];
@@ -274,7 +292,7 @@ static int node_take(struct node_table *table, struct node *parent, int dirfd,
 		     mode_t mode, struct node **ret)
 {
 	struct node *node = node_find(table, handle), *found;
-	int ea, fd = -1;
+	int fd = -1, err;
 
 	if (node) {
 		if (name)
@@ -282,9 +300,6 @@ static int node_take(struct node_table *table, struct node *parent, int dirfd,
 		*ret = node;
 		return 0;
 	}
-	ea = has_ea(table->front, dirfd, name, mode);
-	if (ea < 0)
-		return ea;
 	if (!table->front->by_handle) {
 		fd = open_path(dirfd, name);
 		if (fd < 0)
@@ -297,8 +312,7 @@ static int node_take(struct node_table *table, struct node *parent, int dirfd,
 		return -ENOMEM;
 	}
 	atomic_store(&node->pinned_fd, fd);
-	if (ea)
-		atomic_store(&node->flags, NODE_EA);
+	atomic_store(&node->flags, NODE_EA);
 	if (parent)
 		node->parent = node_ref(parent);
 	found = table_add(table, &node->first_key);
@@ -310,6 +324,11 @@ static int node_take(struct node_table *table, struct node *parent, int dirfd,
 		node = found;
 	} else {
 		atomic_fetch_add(&table->count, 1);
+		err = look_for_ea(node, dirfd, name);
+		if (err) {
+			node_unref(node);
+			return err;
+		}
 	}
 	*ret = node;
 	return 0;

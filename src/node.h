@@ -34,7 +34,7 @@ struct node_table;
 struct tier_file; /* tier.h: a file that is open, moved or waited for */
 
 enum node_flags {
-	NODE_EA = 0x01,	      /* the front's inode has a spill EA */
+	NODE_EA = 0x01,	      /* the front's inode may have a spill EA */
 	NODE_UNLINKED = 0x02, /* no name left; nlink shows one less */
 	NODE_VOLATILE = 0x04, /* writers or mappings: do not cache attributes */
 };
