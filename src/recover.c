@@ -86,17 +86,16 @@ static bool names(const struct found *f, const struct intent *intent)
 
 /*
  * The ctime to show from now on: setting the EA changes the inode's. While the
- * copy was suspect the EA's was shown until the first write; and a write, unlike
- * setting an EA, gives mtime and ctime the same value.
+ * copy was suspect the EA's was shown until the first write.
  */
 static int64_t shown_ctime(const struct found *f)
 {
-	int64_t ctime = timespec_to_ns(f->st.st_ctim);
 	bool written = f->ea.flags & TIERFS_EA_F_WRITING &&
-		       ctime == timespec_to_ns(f->st.st_mtim);
+		       tier_written_since(f->ea.ctime, &f->st);
 
-	return f->ea.flags & TIERFS_EA_F_CTIME && !written ? f->ea.ctime
-							   : ctime;
+	return f->ea.flags & TIERFS_EA_F_CTIME && !written
+		       ? f->ea.ctime
+		       : timespec_to_ns(f->st.st_ctim);
 }
 
 static int drop_copies(struct tier *tier, struct found *f)

@@ -200,11 +200,24 @@ int tier_stat_node(struct node *node, struct stat *ret)
 	return fstatat(fd.fd, "", ret, AT_EMPTY_PATH) < 0 ? -errno : 0;
 }
 
+/* The inode's ctime is another from here on, while its copy stays suspect. */
+static void rebase(struct tier_file *file, int fd, int64_t ctime)
+{
+	struct stat st;
+
+	if (ctime != file->base_ctime)
+		file->base_mtime = -1; /* was changed already */
+	if (!fstatat(fd, "", &st, AT_EMPTY_PATH))
+		file->base_ctime = timespec_to_ns(st.st_ctim);
+}
+
 int tier_ea_set(struct tier_file *file, struct spill_ea *ea, bool hide)
 {
+	const bool suspect = file->ea.flags & ea->flags & TIERFS_EA_F_WRITING;
 	struct tier *tier = file->tier;
 	struct node *node = file->node;
 	_cleanup_node_fd_ struct node_fd fd = NODE_FD_NONE;
+	struct stat st;
 	int ret;
 
 	ret = node_fd_get(node, &fd);
@@ -215,8 +228,6 @@ int tier_ea_set(struct tier_file *file, struct spill_ea *ea, bool hide)
 	 * in the same call, so that no moment shows another one.
 	 */
 	if (hide) {
-		struct stat st;
-
 		if (fstatat(fd.fd, "", &st, AT_EMPTY_PATH) < 0)
 			return -errno;
 		ea->ctime = tier_shown_ctime(file, &st);
@@ -224,13 +235,16 @@ int tier_ea_set(struct tier_file *file, struct spill_ea *ea, bool hide)
 	}
 	if (!hide)
 		ea->flags &= ~TIERFS_EA_F_CTIME;
+	/* First the flag: who does not see it sees nothing of the EA either,
+	 * the new ctime included. It may be there without an EA. */
+	atomic_fetch_or(&node->flags, NODE_EA);
 	ret = front_ea_set(tier->parts.front, fd.fd, ea);
 	if (ret)
 		return ret;
 	if (spill_ea_is_empty(ea))
 		atomic_fetch_and(&node->flags, ~NODE_EA);
-	else
-		atomic_fetch_or(&node->flags, NODE_EA);
+	if (hide && suspect)
+		rebase(file, fd.fd, timespec_to_ns(st.st_ctim));
 	file->ea = *ea;
 	tier_tell_changed(tier, node);
 	return 0;

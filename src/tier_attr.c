@@ -19,6 +19,13 @@
 #include "tier_impl.h"
 #include "util.h"
 
+bool tier_written_since(int64_t time, const struct stat *st)
+{
+	int64_t mtime = timespec_to_ns(st->st_mtim);
+
+	return mtime > time && mtime <= timespec_to_ns(st->st_ctim);
+}
+
 /*
  * Of a file that can be written to, a ctime that was kept holds until the first
  * write. While the copy is suspect it is known what the inode's ctime was then.
@@ -26,13 +33,13 @@
  * setting an EA does not.
  * Without a copy nothing is known of writes; but every write sets mtime, and to
  * a time that is later than the ctime that was kept, and no later than the
- * inode's (as one in the future is, that a user set before).
+ * inode's (as one in the future is, that a user set before). Not to the same:
+ * ext4's fallocate() sets mtime, and ctime once more.
  */
 int64_t tier_shown_ctime(const struct tier_file *file, const struct stat *st)
 {
 	const struct spill_ea *ea = &file->ea;
 	int64_t ctime = timespec_to_ns(st->st_ctim);
-	int64_t mtime = timespec_to_ns(st->st_mtim);
 	bool written = false;
 
 	if (!(ea->flags & TIERFS_EA_F_CTIME))
@@ -42,7 +49,7 @@ int64_t tier_shown_ctime(const struct tier_file *file, const struct stat *st)
 	else if (ea->flags & TIERFS_EA_F_LOGGING)
 		written = ctime == timespec_to_ns(st->st_mtim);
 	else if (ea->state == SPILL_NONE)
-		written = mtime > ea->ctime && mtime <= ctime;
+		written = tier_written_since(ea->ctime, st);
 	return written ? ctime : ea->ctime;
 }
 

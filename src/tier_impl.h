@@ -237,6 +237,9 @@ void tier_wake(struct tier_file *file, int err);
 
 /* The front's own attributes. */
 int tier_stat_node(struct node *node, struct stat *ret);
+/* Has the inode with these attributes been written to later than time, a ctime
+ * that was kept? */
+bool tier_written_since(int64_t time, const struct stat *st);
 /* The ctime to show for st, the inode's own attributes. */
 int64_t tier_shown_ctime(const struct tier_file *file, const struct stat *st);
 /* Writes ea to the inode (hiding the change of ctime if hide) and keeps it.

@@ -11,6 +11,8 @@
  *
  * Never came: who opens a released file to cut it off is interrupted while the
  * intent is on its way.
+ *
+ * And what the ctime is of a file whose copy is suspect.
  */
 
 #include "crash.h"
@@ -25,6 +27,7 @@
 
 #include "fault.h"
 #include "tier_impl.h"
+#include "util.h"
 
 static sem_t held, go;
 
@@ -147,11 +150,94 @@ static void test_never_came(void **state)
 	assert_int_equal(rig_remove(), 0);
 }
 
+static struct node *suspect_file(void)
+{
+	struct node *node;
+
+	rig_up();
+	new_file("a", 70000);
+	node = look("a");
+	assert_int_equal(ask(node, TIER_MIGRATE), TIER_DONE);
+	assert_int_equal(open_file(node, O_RDWR), 0);
+	return node;
+}
+
+static int64_t ctime_of(struct node *node)
+{
+	struct stat st;
+
+	assert_int_equal(tier_getattr(rig.tier, node, &st, NULL), 0);
+	return timespec_to_ns(st.st_ctim);
+}
+
+/* As ext4's fallocate() leaves it: ctime is later than mtime. */
+static void child_ctime(const void *arg, unsigned int nth)
+{
+	struct node *node;
+	int64_t ctime;
+
+	(void)arg;
+	(void)nth;
+	node = suspect_file();
+	may_be("a")->patched = true;
+	patch(node);
+	ctime = ctime_of(node);
+	assert_int_equal(fchmodat(rig.front->root_fd, "a", 0640, 0), 0);
+	assert_true(ctime_of(node) > ctime);
+	is_now("a");
+	kill(getpid(), SIGKILL);
+}
+
+static void test_ctime(void **state)
+{
+	(void)state;
+	crash_forget();
+	rig_make(test_prefix());
+	assert_true(in_child(child_ctime, NULL, 0, "ctime"));
+	in_child(child_verify, NULL, 0, "ctime");
+	assert_int_equal(rig_remove(), 0);
+}
+
+/* The EA is set for other reasons while the file is open for writing. */
+static void child_pinned(const void *arg, unsigned int nth)
+{
+	struct node *node;
+	int64_t ctime;
+
+	(void)arg;
+	(void)nth;
+	node = suspect_file();
+	ctime = ctime_of(node);
+	assert_int_equal(tier_pin(rig.tier, node, true), 0);
+	assert_true(ctime_of(node) == ctime);
+	patch(node);
+	ctime = ctime_of(node);
+	assert_int_equal(tier_pin(rig.tier, node, false), 0);
+	assert_true(ctime_of(node) == ctime);
+	tier_close(rig.tier, node, O_RDWR);
+	tier_settle(rig.tier, node);
+	assert_int_equal(state_of(node), SPILL_NONE);
+	assert_true(ctime_of(node) == ctime);
+	node_unref(node);
+	rig_down();
+}
+
+static void test_pinned(void **state)
+{
+	(void)state;
+	crash_forget();
+	rig_make(test_prefix());
+	assert_false(in_child(child_pinned, NULL, 0, "pinned"));
+	assert_int_equal(rig_remove(), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_late),
 		cmocka_unit_test(test_never_came),
+		cmocka_unit_test(test_ctime),
+		cmocka_unit_test(test_pinned),
 	};
 
 	crash_init();
