@@ -129,6 +129,7 @@ struct policy_pick {
 	struct policy_eye *eye;
 	struct policy_plan *plan;
 	bool by_hand;	  /* what is held is tried all the same */
+	bool small;	  /* by rank: those from RANK_SMALL on, too */
 	size_t rows_most; /* to be looked at in one call */
 	/* Of the call. */
 	enum tier_op op;
@@ -260,6 +261,7 @@ struct policy_turn {
 	struct policy_room room;
 	bool making_room; /* from high until low */
 	bool room_short;  /* releasing alone does not make it */
+	bool small;	  /* nor what is large */
 	struct policy_cursor release, copy, ahead;
 	bool may_copy, barred;
 	struct policy_limit may;

@@ -18,6 +18,9 @@
  * may turn out to be open, pinned or warm again. Below that there is no hurry,
  * and what is written may yet be deleted; above it a target must write as fast
  * as half of what comes in for the release to find all it needs.
+ *
+ * Small files go when what is large is gone, copied or not, and are not copied
+ * ahead of that: who asks for room asks for them in a second turn.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -230,7 +233,7 @@ static bool take_cold(void *arg, const struct catalog_row *row)
 	struct policy_pick *pick = arg;
 	struct policy_look look;
 
-	if (!within(pick))
+	if (!within(pick) || (row->rank >= RANK_SMALL && !pick->small))
 		return false;
 	pick->last = row->rank;
 	pick->page++;
@@ -239,6 +242,7 @@ static bool take_cold(void *arg, const struct catalog_row *row)
 	    look_at(pick, row, &look))
 		return !pick->err;
 	if (look.verdict.keep || look.verdict.rank == INT64_MAX ||
+	    (look.verdict.rank >= RANK_SMALL && !pick->small) ||
 	    look.status.state != row->state || look.status.size == 0)
 		outdated(pick, row);
 	else if (pick->op != TIER_MIGRATE && look.status.open)
@@ -450,6 +454,44 @@ static struct policy_limit copies(const struct policy_pick *pick, uint64_t room,
 				     .bytes = min_t(uint64_t, room, bytes)};
 }
 
+/* The coldest, copied already or (at most may, which becomes less) not. */
+static int room_by(struct policy_pick *pick, const struct policy_room *room,
+		   enum tier_op op, uint64_t *may, bool *more)
+{
+	const struct policy_plan *plan = pick->plan;
+	uint64_t bytes;
+	int err;
+
+	if (plan->freed >= room->over)
+		return 0;
+	bytes = room->over - plan->freed;
+	err = policy_pick_coldest(
+		pick, op, CAUSE_ROOM, INT64_MIN,
+		op == TIER_RELEASE ? (struct policy_limit){left(pick), bytes}
+				   : copies(pick, *may, bytes));
+	*more |= pick->more && plan->freed < room->over;
+	if (op != TIER_RELEASE)
+		*may -= min_t(uint64_t, *may, pick->taken.bytes);
+	return err;
+}
+
+/* What is small when what is large does not suffice. */
+static int pick_room(struct policy_pick *pick, const struct policy_room *room,
+		     bool copy, uint64_t *may, bool *more)
+{
+	int err = 0;
+
+	for (int small = 0; !err && small < 2; small++) {
+		pick->small = small;
+		err = room_by(pick, room, TIER_RELEASE, may, more);
+		if (!err && copy)
+			err = room_by(pick, room, TIER_MIGRATE_RELEASE, may,
+				      more);
+	}
+	pick->small = false;
+	return err;
+}
+
 int policy_pick_all(struct policy_pick *pick)
 {
 	struct policy *policy = pick->eye->policy;
@@ -464,19 +506,8 @@ int policy_pick_all(struct policy_pick *pick)
 	if (err)
 		return err;
 	copy = !policy_bar(policy, &room, true, NULL, 0, &may, &until);
-	if (room.full) {
-		err = policy_pick_coldest(
-			pick, TIER_RELEASE, CAUSE_ROOM, INT64_MIN,
-			(struct policy_limit){left(pick), room.over});
-		more |= pick->more && plan->freed < room.over;
-	}
-	if (!err && copy && room.full && plan->freed < room.over) {
-		err = policy_pick_coldest(
-			pick, TIER_MIGRATE_RELEASE, CAUSE_ROOM, INT64_MIN,
-			copies(pick, may.bytes, room.over - plan->freed));
-		more |= pick->more && plan->freed < room.over;
-		may.bytes -= min_t(uint64_t, may.bytes, pick->taken.bytes);
-	}
+	if (room.full)
+		err = pick_room(pick, &room, copy, &may.bytes, &more);
 	if (!err) {
 		err = policy_pick_due(
 			pick, 1u << CAUSE_RELEASE,

@@ -12,6 +12,10 @@
  * modification after the last change of the inode was forged by utimes(2), and
  * counts as that change. A file's heat is at least that of one access then, so
  * that a new file is not the coldest of all.
+ *
+ * Small files hold little room and cost a seek each, so they go last: one order
+ * of ranks, and theirs begins behind the others'. Times fit below up to 2116;
+ * what is later, or in the other band before 1970, is at its end.
  */
 #include "policy_rule.h"
 
@@ -196,6 +200,19 @@ bool policy_rule_fits_all(const struct policy_rule *rule)
 
 /* ---- the verdict ------------------------------------------------------------ */
 
+static int64_t rank_of(const struct subject *s, bool small)
+{
+	int64_t rank = s->params->strategy == STRATEGY_HEAT
+			       ? s->heat
+			       : s->times[RULE_ACCESS];
+
+	rank = min_t(int64_t, rank, RANK_SMALL - 1);
+	if (small)
+		rank = RANK_SMALL +
+		       min_t(int64_t, max_t(int64_t, rank, 0), RANK_SMALL - 2);
+	return rank;
+}
+
 /* As without rules. */
 static void by_default(const struct subject *s, struct rule_verdict *v)
 {
@@ -216,17 +233,14 @@ static void by_default(const struct subject *s, struct rule_verdict *v)
 	case STRATEGY_BURST:
 		at = saturated((__int128)s->times[RULE_CHANGE] +
 			       POLICY_BURST_DELAY);
-		small = false;
 		break;
 	case STRATEGY_HEAT:
 		at = heat_when(s->heat, p->cold, p->half_life_ns);
 		break;
 	}
-	if (small)
-		return;
-	v->migrate_at = at;
-	v->rank =
-		p->strategy == STRATEGY_HEAT ? s->heat : s->times[RULE_ACCESS];
+	if (!small || p->strategy == STRATEGY_BURST)
+		v->migrate_at = at;
+	v->rank = rank_of(s, small);
 }
 
 static int64_t when(const struct rule_when *w, const struct subject *s)
@@ -241,9 +255,7 @@ static void apply(const struct policy_rule *rule, const struct subject *s,
 {
 	if (rule->migrate.kind != WHEN_DEFAULT) {
 		v->migrate_at = when(&rule->migrate, s);
-		v->rank = s->params->strategy == STRATEGY_HEAT
-				  ? s->heat
-				  : s->times[RULE_ACCESS];
+		v->rank = rank_of(s, false);
 	}
 	v->release_at = when(&rule->release, s);
 	v->read_in_place = !rule->restores;
@@ -291,7 +303,7 @@ void policy_rules_eval(const struct policy_rules *rules,
 
 /* ---- what makes one set another ----------------------------------------------- */
 
-#define MEANING 1 /* another for another meaning of the same rules */
+#define MEANING 2 /* another for another meaning of the same rules */
 
 static void mix(XXH3_state_t *x, const void *data, size_t len)
 {
@@ -362,7 +374,7 @@ static int make_fingerprint(struct policy_rules *rules)
 	mix_int(x, p->strategy);
 	mix_int(x, p->half_life_ns);
 	mix_int(x, p->strategy == STRATEGY_AGE ? p->migrate_age_ns : 0);
-	mix_int(x, p->strategy != STRATEGY_BURST ? p->migrate_size : 0);
+	mix_int(x, p->migrate_size);
 	if (p->strategy == STRATEGY_HEAT)
 		mix(x, &p->cold, sizeof(p->cold));
 	for (size_t i = 0; set && i < set->n; i++) {

@@ -30,6 +30,10 @@ enum policy_strategy {
 	STRATEGY_HEAT,	/* by temperature */
 };
 
+/* Files that are small (migrate_size) and that no rule's migrate is about have
+ * ranks from here on: all others go before them. */
+#define RANK_SMALL (INT64_C(1) << 62)
+
 struct rule_facts {
 	const char *path; /* below the root, "/" first */
 	uint64_t size;
@@ -57,7 +61,8 @@ struct rule_verdict {
 	int64_t release_at;    /* released then though there is room; INT64_MAX:
 				* only when room is needed */
 	int64_t rank;	       /* the lower the sooner it goes; INT64_MAX: never
-				* to make room, neither migrated nor released */
+				* to make room, neither migrated nor released;
+				* from RANK_SMALL on: not ahead of need */
 	int64_t changes_at;    /* the verdict may be another from then on */
 	bool read_in_place;    /* false: the first read restores */
 	int target; /* number in the configuration; -1: the first that

@@ -108,7 +108,7 @@ struct policy_params {
 	enum policy_strategy strategy;
 	int64_t half_life_ns;
 	int64_t migrate_age_ns; /* age */
-	int64_t migrate_size;	/* age, heat */
+	int64_t migrate_size;	/* what is smaller goes last */
 	double cold;		/* heat */
 	const char *targets[TIERFS_TARGETS_MAX];
 	unsigned int ntargets;

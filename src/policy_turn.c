@@ -154,6 +154,7 @@ static size_t cold(struct policy_turn *t, struct policy_run *run,
 		return 0;
 	}
 	pick_begin(t, &pick, &plan);
+	pick.small = t->small && cause == CAUSE_ROOM;
 	err = policy_pick_coldest(&pick, op, cause, cursor->after, limit);
 	/* Files of the same rank are passed over again. */
 	if (pick.last > cursor->after + 1)
@@ -194,6 +195,7 @@ static void make_room(struct policy_turn *t)
 
 	if (room->full && !t->making_room) {
 		t->making_room = true;
+		t->small = false;
 		t->release = t->copy =
 			(struct policy_cursor){.after = INT64_MIN};
 	}
@@ -235,6 +237,18 @@ static void copy_for_room(struct policy_turn *t, struct policy_limit limit)
 	limit.bytes = min_t(uint64_t, limit.bytes, t->room.over - coming);
 	cold(t, &policy->copy, TIER_MIGRATE_RELEASE, CAUSE_ROOM, &t->copy,
 	     limit);
+}
+
+/* What is large is gone, or cannot go: what is small goes, too. */
+static void small_too(struct policy_turn *t)
+{
+	if (!t->room_short || t->small ||
+	    (t->may_copy && (t->copy.again <= t->now ||
+			     bytes_in(t->policy, &t->policy->copy))))
+		return;
+	t->small = true;
+	t->release = t->copy = (struct policy_cursor){.after = INT64_MIN};
+	wake_at(t, t->now);
 }
 
 /* ---- what is due -------------------------------------------------------------------- */
@@ -411,6 +425,7 @@ static void copy(struct policy_turn *t)
 	t->barred = bar;
 	if (t->may_copy && t->room_short)
 		copy_for_room(t, copy_limit(t));
+	small_too(t);
 	due(t);
 	if (t->may_copy && !t->room_short)
 		keep_ahead(t, copy_limit(t));

@@ -89,23 +89,11 @@ static void of_file(struct question *q)
 		obstacle(q, "empty", "there is nothing to move");
 }
 
-/* Would a larger one go? */
-static bool is_small(struct question *q)
+/* Does it go last, because it is small? */
+static bool is_small(const struct question *q)
 {
-	struct rule_facts facts = {
-		.path = q->look.path,
-		.size = INT64_MAX / 2,
-		.access = q->look.access,
-		.mtime = timespec_to_ns(q->look.st.st_mtim),
-		.ctime = timespec_to_ns(q->look.st.st_ctim),
-		.uid = q->look.st.st_uid,
-		.gid = q->look.st.st_gid,
-		.heat = q->known ? q->row.heat : HEAT_NONE,
-	};
-	struct rule_verdict large;
-
-	policy_rules_eval(q->eye->rules, &facts, q->eye->now, &large);
-	return !large.keep && large.migrate_at != INT64_MAX;
+	return q->look.verdict.rank >= RANK_SMALL &&
+	       q->look.verdict.rank != INT64_MAX;
 }
 
 static void of_rule(struct question *q)
@@ -119,7 +107,9 @@ static void of_rule(struct question *q)
 	else if (q->look.status.state != SPILL_NONE)
 		return;
 	else if (verdict->migrate_at == INT64_MAX && is_small(q))
-		obstacle(q, "small", "smaller than what goes by itself");
+		obstacle(q, "small",
+			 "goes only when the front is above high, after what "
+			 "is larger");
 	else if (verdict->rank == INT64_MAX)
 		obstacle(q, "excluded", "rule %s does not move it",
 			 verdict->rule.name);
@@ -224,7 +214,8 @@ static void next_copy(struct question *q)
 		return;
 	}
 	if (verdict->migrate_at == INT64_MAX) {
-		next(q, "copied only when the front needs room");
+		next(q, "copied only when the front needs room%s",
+		     is_small(q) ? " and nothing larger can go" : "");
 		return;
 	}
 	if (verdict->migrate_at > q->eye->now) {
@@ -245,6 +236,7 @@ static void next_release(struct question *q)
 {
 	const struct rule_verdict *verdict = &q->look.verdict;
 	const struct tier_tunables *tune = tier_tunables(q->eye->policy->tier);
+	const char *last = is_small(q) ? ", after what is larger" : "";
 	char at[WHEN_LEN];
 
 	if (verdict->release_at <= q->eye->now)
@@ -253,13 +245,14 @@ static void next_release(struct question *q)
 	else if (verdict->release_at != INT64_MAX)
 		next(q,
 		     "its data is dropped after %s, or when the front is "
-		     "more than %g%% in use",
-		     when(verdict->release_at, at), atomic_load(&tune->high));
+		     "more than %g%% in use%s",
+		     when(verdict->release_at, at), atomic_load(&tune->high),
+		     last);
 	else
 		next(q,
 		     "its data is dropped when the front is more than %g%% "
-		     "in use",
-		     atomic_load(&tune->high));
+		     "in use%s",
+		     atomic_load(&tune->high), last);
 }
 
 static void of_next(struct question *q)

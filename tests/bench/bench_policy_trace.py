@@ -29,10 +29,10 @@ what programs write and what is restored. The first week is not counted.
 #   belady-size   97.5  83.2   4057     198       188
 #   lru           72.3  69.2   5098     189      5098
 #   age           97.0  65.4   4847     175       178
-#   burst         70.0  67.1   4992     370       163
+#   burst         90.3  67.0   4974     369       167
 #   heat          86.4  42.0   5362     252        68
 #   age seen      96.8  61.7   6082     205      1171
-#   burst seen    62.4  58.7   6647     388      1281
+#   burst seen    88.1  57.9   6625     389      1274
 #   heat seen     86.1  40.7   5834     289       507
 #
 # - By requests age does as well as one who knows the future, for small files
@@ -44,18 +44,16 @@ what programs write and what is restored. The first week is not counted.
 #   past restore_after in its fourth night, and restores everything as far as
 #   there is room. That is most of the wear; restore_budget=50G makes 344 GB of
 #   1,171.
-# - Nothing below migrate_size goes, not even from a full front. Files below 10M
-#   are 54 GB here: on fronts of 5 and 10 % (26 and 52 GB) age has 10,846 and
-#   3,469 writes that fail for want of room; with migrate_size=1M 16 and none.
+# - Files below migrate_size go last. They are 54 GB here: on fronts of 5 and
+#   10 % (26 and 52 GB) age has 32 and 9 writes that fail for want of room, of
+#   10,846 and 3,469 when they never went; with burst, which gave them up as
+#   readily as large ones, 90.3 % of the requests are hits, of 70.0.
 # - heat's half_life=7d is long for work that lasts two days: what was hot
 #   stays, and new files go first. 7d, 1d, 6h have 42, 56, 67 % of the bytes,
 #   without any drift 57, 64, 76 %.
 # - What is promoted has to fit below low. If one file may come back whatever
 #   its size, heat restores some 2,100 GB instead of 68: each has others
 #   released, which leaves a little room below low, for the next one.
-# - burst gives up small files as readily as large ones. With a rule that never
-#   releases what is smaller than 1M it has 90.3 % of the requests, and as many
-#   bytes.
 
 import argparse
 import json

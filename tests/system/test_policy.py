@@ -215,6 +215,34 @@ def test_room_without_copies(small):
              >= 0.2 * small.mount_status()["front"]["bytes"])
 
 
+def test_small_files_go_last(small):
+    """A front full of files below migrate_size: what is large goes first, then
+    the coldest of the small ones, copied and released, until low; why says
+    so, and none is copied ahead of that."""
+    for i in range(12):
+        old(small, f"s{i}", 10 * MIB, 30 - i, i)
+    for i in range(3):
+        old(small, f"large{i}", 20 * MIB, 1, i)
+    small.mount("policy=auto", "migrate_age=365d", "migrate_size=15M",
+                "high=99", "low=90")
+    tiny = [small.mnt / f"s{i}" for i in range(12)]
+    large = [small.mnt / f"large{i}" for i in range(3)]
+    known(small, *tiny, *large)
+    assert "small" in kinds(small, tiny[0])
+    assert why(small, large[0])["rank"] < 3 <= why(small, tiny[0])["rank"]
+    change(small, "high=60", "low=50")
+    wait_for(lambda: used(small) <= 51)
+    assert "released" not in [small.state(p) for p in tiny]
+    change(small, "high=30", "low=20")
+    wait_for(lambda: used(small) <= 21)
+    assert [small.state(p) for p in large] == ["released"] * 3
+    after = [small.state(p) for p in tiny]
+    gone = after.count("released")
+    assert 0 < gone < 12
+    assert after == ["released"] * gone + ["none"] * (12 - gone)
+    assert digest(tiny[0])
+
+
 def test_a_full_front_is_enospc(small):
     """What cannot be moved fills the front: the writer gets ENOSPC, and nothing
     is tried again and again."""

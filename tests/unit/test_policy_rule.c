@@ -252,7 +252,7 @@ static void each_action(void **state)
 		    v.rank == f.access && !v.read_in_place);
 	f.size = 5 << 20;
 	v = eval_at("[rule a]\nread_in_place = no\n", &f, NOW);
-	assert_true(v.migrate_at == NEVER && v.rank == NEVER);
+	assert_true(v.migrate_at == NEVER && v.rank == RANK_SMALL + f.access);
 	v = eval_at("[rule a]\nmigrate = when-needed\n", &f, NOW);
 	assert_true(v.migrate_at == NEVER && v.rank == f.access);
 	f.size = 0;
@@ -273,12 +273,16 @@ static void each_strategy(void **state)
 		    v.target == -1 && v.changes_at == NEVER);
 	f.size = (10 << 20) - 1;
 	v = eval_at("", &f, NOW);
-	assert_true(v.migrate_at == NEVER && v.rank == NEVER && !v.keep);
+	assert_true(v.migrate_at == NEVER && v.rank == RANK_SMALL + f.access &&
+		    !v.keep);
 	f.size++;
 	assert_true(eval_at("", &f, NOW).rank == f.access);
 	f.ctime = NOW;
 	f.size = 1;
 	v = eval_at("[tierfs]\nstrategy = burst\n", &f, NOW);
+	assert_true(v.migrate_at == NOW + 30 * SEC &&
+		    v.rank == RANK_SMALL + f.access);
+	v = eval_at("[tierfs]\nstrategy = burst\nmigrate_size = 1\n", &f, NOW);
 	assert_true(v.migrate_at == NOW + 30 * SEC && v.rank == f.access);
 
 	f.size = 100 << 20;
@@ -296,6 +300,42 @@ static void each_strategy(void **state)
 	assert_true(v.rank > w.rank && v.rank == f.heat);
 	assert_true(v.migrate_at > f.access + 14 * DAY - SEC &&
 		    v.migrate_at <= f.access + 14 * DAY);
+}
+
+/* Small ones go last, whatever their times, in their order. */
+static void small_ones_go_last(void **state)
+{
+	static const char *const texts[] = {
+		"", "[tierfs]\nstrategy = burst\n",
+		"[tierfs]\nstrategy = heat\n",
+		"[rule a]\npath = /**\nread_in_place = no\n"};
+	static const int64_t times[] = {INT64_MIN, -DAY,    0,
+					NOW,	   NOW + 1, INT64_MAX - 1};
+	struct rule_facts f = facts();
+
+	for (size_t i = 0; i < ARRAY_SIZE(texts); i++) {
+		int64_t last = INT64_MIN, rank;
+
+		for (size_t k = 0; k < 2 * ARRAY_SIZE(times); k++) {
+			bool small = k >= ARRAY_SIZE(times);
+
+			f.size = small ? 4096 : 100 << 20;
+			f.access = f.mtime = f.ctime =
+				times[k % ARRAY_SIZE(times)];
+			rank = eval_at(texts[i], &f, NOW).rank;
+			assert_true(rank >= last && rank != NEVER);
+			assert_int_equal(rank >= RANK_SMALL, small);
+			last = rank;
+		}
+	}
+	/* A rule that says when: it is about all sizes. */
+	f = facts();
+	f.size = 1;
+	assert_true(eval_at("[rule a]\npath = /**\nmigrate = when-needed\n", &f,
+			    NOW)
+			    .rank == f.access);
+	assert_true(eval_at("[rule a]\npath = /**\nrelease = never\n", &f, NOW)
+			    .rank == NEVER);
 }
 
 /* ---- time ------------------------------------------------------------------------ */
@@ -504,6 +544,7 @@ int main(void)
 		cmocka_unit_test(the_first_that_fits),
 		cmocka_unit_test(each_action),
 		cmocka_unit_test(each_strategy),
+		cmocka_unit_test(small_ones_go_last),
 		cmocka_unit_test(changes_are_announced),
 		cmocka_unit_test(what_a_fingerprint_tells_apart),
 	};

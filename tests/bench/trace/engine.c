@@ -242,9 +242,11 @@ void sim_restore(struct sim *s, struct sim_file *f)
 
 /* ---- the engine's turn --------------------------------------------------- */
 
-static struct sim_file *coldest(struct sim *s, bool copied)
+static struct sim_file *coldest(struct sim *s, bool copied, bool small)
 {
-	return RB_MIN(ranks, &s->ranks[copied]);
+	struct sim_file *f = RB_MIN(ranks, &s->ranks[copied]);
+
+	return f && (small || f->rank < RANK_SMALL) ? f : NULL;
 }
 
 /* How many bytes more may be copied: nothing until half is done. */
@@ -260,19 +262,26 @@ static void make_room(struct sim *s, uint64_t high, uint64_t low)
 {
 	struct sim_file *f;
 
-	if (s->used >= high)
+	if (s->used >= high && !s->making_room) {
 		s->making_room = true;
+		s->small = false;
+	}
 	if (s->used <= low)
 		s->making_room = s->room_short = false;
 	if (!s->making_room)
 		return;
-	while (s->used > low && (f = coldest(s, true)))
+	while (s->used > low && (f = coldest(s, true, s->small)))
 		release(s, f);
 	s->room_short = s->used > low + s->coming;
 	for (uint64_t limit = s->room_short ? copy_limit(s) : 0;
-	     limit && s->used > low + s->coming && (f = coldest(s, false));) {
+	     limit && s->used > low + s->coming &&
+	     (f = coldest(s, false, s->small));) {
 		limit -= min_t(uint64_t, limit, f->size);
 		migrate(s, f, true);
+	}
+	if (s->room_short && !s->small && !s->in_flight) {
+		s->small = true;
+		make_room(s, high, low);
 	}
 }
 
@@ -357,7 +366,7 @@ static void keep_ahead(struct sim *s, uint64_t high, uint64_t low)
 	if (s->used + span <= low || s->room_short)
 		return;
 	while (limit && s->copied + s->in_flight < want &&
-	       (f = coldest(s, false))) {
+	       (f = coldest(s, false, false))) {
 		limit -= min_t(uint64_t, limit, f->size);
 		migrate(s, f, false);
 		s->awake = s->now + AWAKE_NS;

@@ -195,6 +195,7 @@ static void play(struct sim *s, const struct trace_event *e)
 struct place {
 	int64_t rank;
 	uint32_t file;
+	bool copied;
 };
 
 static int last_to_go(const void *a, const void *b)
@@ -215,7 +216,8 @@ static int places(struct sim *s, struct place **ret)
 		return -ENOMEM;
 	for (uint32_t k = 0; k < s->trace->nfiles; k++) {
 		sim_eval(s, &s->files[k], &v);
-		order[k] = (struct place){v.keep ? INT64_MAX : v.rank, k};
+		order[k] = (struct place){v.keep ? INT64_MAX : v.rank, k,
+					  v.migrate_at != INT64_MAX};
 	}
 	qsort(order, s->trace->nfiles, sizeof(*order), last_to_go);
 	*ret = order;
@@ -223,7 +225,8 @@ static int places(struct sim *s, struct place **ret)
 }
 
 /* As after years of this policy: what never goes is there, and of the rest,
- * with their copies, what would go last, until the front is full to low. */
+ * with the copies that are made ahead, what would go last, until the front is
+ * full to low. */
 static int fill(struct sim *s)
 {
 	const struct trace *t = s->trace;
@@ -248,7 +251,8 @@ static int fill(struct sim *s)
 		bool stays = order[k].rank == INT64_MAX;
 
 		if (f->exists && s->used + f->size <= (stays ? s->front : low))
-			f->state = stays ? SPILL_NONE : SPILL_MIGRATED;
+			f->state = order[k].copied && !stays ? SPILL_MIGRATED
+							     : SPILL_NONE;
 		sim_show(s, f);
 	}
 	if (!err)

@@ -47,7 +47,7 @@ struct sim {
 	uint64_t coming;     /* of them, to be dropped */
 	int64_t target_busy; /* until then */
 	int64_t awake, due_again, hot_again;
-	bool making_room, room_short;
+	bool making_room, room_short, small;
 	struct budget budget;
 	struct trace_disk disk;
 	struct trace_count count;
