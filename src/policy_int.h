@@ -69,6 +69,9 @@ void policy_look_end(struct policy_look *look);
 /* What the judge fills in. hot: it is, should it be released; held: not before. */
 void policy_judge_row(const struct rule_verdict *verdict, int64_t now, bool hot,
 		      int64_t held, struct catalog_row *row);
+/* Is it to be brought back, if it is released? */
+bool policy_is_hot(const struct policy_rules *rules, double promote,
+		   int64_t heat, int64_t now);
 /* For catalog_judge(). */
 void policy_judge(void *arg, const char *path, struct catalog_row *row);
 

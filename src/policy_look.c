@@ -99,7 +99,7 @@ void policy_judge_row(const struct rule_verdict *verdict, int64_t now, bool hot,
 	row->due = max_t(int64_t, act, held);
 }
 
-static bool is_hot(const struct policy_rules *rules, double promote,
+bool policy_is_hot(const struct policy_rules *rules, double promote,
 		   int64_t heat, int64_t now)
 {
 	return promote > 0 &&
@@ -119,9 +119,10 @@ void policy_judge(void *arg, const char *path, struct catalog_row *row)
 	if (!holds_why(&policy->holds, row->key))
 		held = 0;
 	pthread_mutex_unlock(&policy->lock);
-	policy_judge_row(&verdict, now,
-			 is_hot(judge->rules, judge->promote, row->heat, now),
-			 held, row);
+	policy_judge_row(
+		&verdict, now,
+		policy_is_hot(judge->rules, judge->promote, row->heat, now),
+		held, row);
 	if (row->due < atomic_load(&policy->wake_due)) {
 		/* Once, until the thread has looked. */
 		atomic_store(&policy->wake_due, INT64_MIN);
@@ -223,7 +224,7 @@ static int refresh(struct policy_eye *eye, struct policy_look *look,
 	eval(eye->policy, eye->rules, look->path, &row, eye->now,
 	     &look->verdict);
 	look->hot = look->status.state == SPILL_RELEASED &&
-		    is_hot(eye->rules, eye->promote, row.heat, eye->now);
+		    policy_is_hot(eye->rules, eye->promote, row.heat, eye->now);
 	return 0;
 }
 

@@ -2,7 +2,8 @@
 /*
  * The engine's turn (room, what is due, keeping ahead): that of policy_turn.c
  * and policy_pick.c in short, over files without data and in virtual time. What
- * decides is the daemon's own code.
+ * decides is the daemon's own code: the rules, what is due and of which rank,
+ * what is done about it, how much room there is and should be.
  */
 #include "sim.h"
 
@@ -12,17 +13,13 @@
 #include "util.h"
 
 #define MIB	       (1ULL << 20)
-#define MINUTE_NS      (60 * NSEC_PER_SEC)
 #define TARGET_RATE    150000000.0 /* bytes a second */
 #define TARGET_SEEK_NS 5000000LL
-/* As in policy_turn.c and policy_int.h. */
-#define COPY_FILES     4096
-#define COPY_BYTES     (2ULL << 30)
+/* As in policy_turn.c. */
 #define GATHER_BYTES   (256 * MIB)
 #define GATHER_MOST_NS (10 * MINUTE_NS)
 #define AWAKE_NS       (20 * NSEC_PER_SEC)
 #define LOOK_AGAIN_NS  (2 * NSEC_PER_SEC)
-#define RECHECK_NS     MINUTE_NS
 /* As in tier_recall.c: what a restore leaves free. */
 #define RESERVE_SHIFT  7
 
@@ -94,33 +91,24 @@ static bool is_hot(const struct sim *s, const struct sim_file *f)
 {
 	const struct trace_policy *p = s->policy;
 
-	return policy_rules_strategy(p->rules) == STRATEGY_HEAT &&
-	       p->promote > 0 &&
-	       heat_at(f->heat, s->now, policy_rules_half_life(p->rules)) >=
-		       p->promote;
+	return policy_is_hot(p->rules, p->promote, f->heat, s->now);
 }
 
-/* As policy_judge_row() has it. */
 static void judge(struct sim *s, struct sim_file *f)
 {
-	bool resident = f->state == SPILL_NONE || f->state == SPILL_MIGRATED;
+	struct catalog_row row;
 	struct rule_verdict v;
-	int64_t act;
 
-	if (f->state == SPILL_RELEASED && is_hot(s, f))
-		f->due = s->now;
-	if (!resident || f->busy)
+	/* What is in flight is passed over. */
+	if (f->busy)
 		return;
+	row.state = f->state;
+	row.flags = 0;
+	row.size = f->size;
 	sim_eval(s, f, &v);
-	if (v.keep)
-		v.rank = INT64_MAX;
-	act = f->state == SPILL_NONE ? v.migrate_at : v.release_at;
-	if (v.keep)
-		act = INT64_MAX;
-	if (act > s->now && v.changes_at < act)
-		act = max_t(int64_t, v.changes_at, s->now + RECHECK_NS);
-	f->due = act;
-	f->rank = v.rank;
+	policy_judge_row(&v, s->now, is_hot(s, f), 0, &row);
+	f->due = row.due;
+	f->rank = row.rank;
 }
 
 /* After sim_hide() and a change. */
@@ -258,30 +246,37 @@ static uint64_t copy_limit(const struct sim *s)
 	return COPY_BYTES - s->in_flight;
 }
 
-static void make_room(struct sim *s, uint64_t high, uint64_t low)
+static const struct policy_room *room(struct sim *s)
+{
+	policy_room_of(&s->room, s->used, s->front, s->policy->high,
+		       s->policy->low, s->copied);
+	return &s->room;
+}
+
+static void make_room(struct sim *s)
 {
 	struct sim_file *f;
 
-	if (s->used >= high && !s->making_room) {
+	if (room(s)->full && !s->making_room) {
 		s->making_room = true;
 		s->small = false;
 	}
-	if (s->used <= low)
+	if (!s->room.over)
 		s->making_room = s->room_short = false;
 	if (!s->making_room)
 		return;
-	while (s->used > low && (f = coldest(s, true, s->small)))
+	while (room(s)->over && (f = coldest(s, true, s->small)))
 		release(s, f);
-	s->room_short = s->used > low + s->coming;
+	s->room_short = s->room.over > s->coming;
 	for (uint64_t limit = s->room_short ? copy_limit(s) : 0;
-	     limit && s->used > low + s->coming &&
+	     limit && s->room.over > s->coming &&
 	     (f = coldest(s, false, s->small));) {
 		limit -= min_t(uint64_t, limit, f->size);
 		migrate(s, f, true);
 	}
 	if (s->room_short && !s->small && !s->in_flight) {
 		s->small = true;
-		make_room(s, high, low);
+		make_room(s);
 	}
 }
 
@@ -312,19 +307,19 @@ static bool gathered(struct sim *s)
 /* What got hot comes back as far as it fits below low: so it displaces nothing.
  * (One that does not fit would have others released, which leaves a little room
  * below low, for the next one.) */
-static void do_hot(struct sim *s, uint64_t low)
+static void do_hot(struct sim *s)
 {
 	struct sim_file *f, *next;
 
-	if (s->used >= low || s->now < s->hot_again)
+	if (!room(s)->spare || s->now < s->hot_again)
 		return;
 	s->hot_again = s->now + MINUTE_NS;
-	for (f = RB_MIN(dues, &s->hots); f && s->used < low; f = next) {
+	for (f = RB_MIN(dues, &s->hots); f && room(s)->spare; f = next) {
 		next = RB_NEXT(dues, &s->hots, f);
 		if (!is_hot(s, f)) {
 			RB_REMOVE(dues, &s->hots, f);
 			f->due = INT64_MAX;
-		} else if (s->used + f->size <= low) {
+		} else if (f->size <= s->room.spare) {
 			sim_restore(s, f);
 		}
 	}
@@ -334,7 +329,8 @@ static void do_due(struct sim *s)
 {
 	uint64_t limit = copy_limit(s);
 	struct sim_file *f = RB_MIN(dues, &s->dues);
-	struct rule_verdict v;
+	enum policy_cause cause;
+	enum tier_op op;
 
 	if (!f || f->due > s->now || s->now < s->due_again)
 		return;
@@ -342,30 +338,31 @@ static void do_due(struct sim *s)
 	if (!limit || !gathered(s))
 		return;
 	while (limit && (f = RB_MIN(dues, &s->dues)) && f->due <= s->now) {
-		sim_eval(s, f, &v);
-		if (f->state == SPILL_NONE && v.migrate_at <= s->now) {
-			limit -= min_t(uint64_t, limit, f->size);
-			migrate(s, f, v.release_at <= s->now);
-			s->awake = s->now + AWAKE_NS;
-		} else if (f->state == SPILL_MIGRATED &&
-			   v.release_at <= s->now) {
-			release(s, f);
-		} else {
+		struct policy_look look = {
+			.status = {.state = f->state, .size = f->size}};
+
+		sim_eval(s, f, &look.verdict);
+		if (!policy_due_op(&look, s->now, &op, &cause)) {
 			sim_hide(s, f);
 			sim_show(s, f);
+		} else if (op == TIER_RELEASE) {
+			release(s, f);
+		} else {
+			limit -= min_t(uint64_t, limit, f->size);
+			migrate(s, f, op == TIER_MIGRATE_RELEASE);
+			s->awake = s->now + AWAKE_NS;
 		}
 	}
 }
 
-static void keep_ahead(struct sim *s, uint64_t high, uint64_t low)
+static void keep_ahead(struct sim *s)
 {
-	uint64_t span = high - low, want = span + span / 4;
-	uint64_t limit = copy_limit(s);
+	uint64_t ahead = room(s)->ahead, limit = copy_limit(s);
 	struct sim_file *f;
 
-	if (s->used + span <= low || s->room_short)
+	if (s->room_short)
 		return;
-	while (limit && s->copied + s->in_flight < want &&
+	while (limit && s->copied + s->in_flight < ahead &&
 	       (f = coldest(s, false, false))) {
 		limit -= min_t(uint64_t, limit, f->size);
 		migrate(s, f, false);
@@ -375,13 +372,10 @@ static void keep_ahead(struct sim *s, uint64_t high, uint64_t low)
 
 void sim_turn(struct sim *s)
 {
-	uint64_t high = (uint64_t)((double)s->front * s->policy->high / 100);
-	uint64_t low = (uint64_t)((double)s->front * s->policy->low / 100);
-
-	make_room(s, high, low);
-	do_hot(s, low);
+	make_room(s);
+	do_hot(s);
 	do_due(s);
-	keep_ahead(s, high, low);
+	keep_ahead(s);
 }
 
 /* The engine, until then. */

@@ -7,6 +7,7 @@
 #include <bsd/sys/tree.h>
 
 #include "budget.h"
+#include "policy_int.h"
 #include "spill_ea.h"
 #include "trace.h"
 
@@ -48,6 +49,7 @@ struct sim {
 	int64_t target_busy; /* until then */
 	int64_t awake, due_again, hot_again;
 	bool making_room, room_short, small;
+	struct policy_room room; /* as last looked at */
 	struct budget budget;
 	struct trace_disk disk;
 	struct trace_count count;
