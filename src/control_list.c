@@ -116,6 +116,7 @@ bool list_budget(struct control_cmd *cmd, const json_t *obj,
 	const json_t *keep = json_object_get(obj, "keep");
 	char asked[SIZE_TEXT_LEN], has[SIZE_TEXT_LEN];
 	uint64_t used = 0, avail = 0, room;
+	double high, low;
 
 	cmd->keep_until = json_integer_value(keep);
 	if (keep && (cmd->keep_until <= realtime_ns() / NSEC_PER_SEC ||
@@ -135,16 +136,15 @@ bool list_budget(struct control_cmd *cmd, const json_t *obj,
 	cmd->budget = (uint64_t)json_integer_value(budget);
 	if (front_usage(cmd->control->parts->front, &used, &avail))
 		return true; /* it is found again when files are restored */
-	room = (uint64_t)((double)(used + avail) * atomic_load(&tune->high) /
-			  100);
+	tier_watermarks(tune, used + avail, &high, &low);
+	room = (uint64_t)((double)(used + avail) * high / 100);
 	room = room > used ? room - used : 0;
 	if (cmd->budget <= room)
 		return true;
 	snprintf(why, PROTO_WHY_LEN,
 		 "a budget of %s is more than the front has room for up to "
-		 "high (%g%%): %s",
-		 size_text(cmd->budget, asked), atomic_load(&tune->high),
-		 size_text(room, has));
+		 "high (%.3g%%): %s",
+		 size_text(cmd->budget, asked), high, size_text(room, has));
 	return false;
 }
 

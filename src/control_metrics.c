@@ -41,6 +41,7 @@ static void add_front(const struct control *control, json_t *all)
 {
 	const struct tier_tunables *tune = tier_tunables(control->tier);
 	uint64_t used = 0, avail = 0;
+	double high, low;
 	json_t *f;
 
 	if (front_usage(control->parts->front, &used, &avail))
@@ -51,8 +52,9 @@ static void add_front(const struct control *control, json_t *all)
 	sample(control, f, "", "kind", "available", avail);
 	f = family(all, "tierfs_front_watermark_ratio", "gauge", "ratio",
 		   "Use of the front at which releasing starts and ends.");
-	sample(control, f, "", "kind", "high", atomic_load(&tune->high) / 100);
-	sample(control, f, "", "kind", "low", atomic_load(&tune->low) / 100);
+	tier_watermarks(tune, used + avail, &high, &low);
+	sample(control, f, "", "kind", "high", high / 100);
+	sample(control, f, "", "kind", "low", low / 100);
 }
 
 static void add_states(const struct control *control, json_t *all)

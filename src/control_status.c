@@ -144,13 +144,15 @@ static json_t *front_json(struct tier *tier)
 	const struct tier_parts *parts = tier_parts(tier);
 	const struct tier_tunables *tune = tier_tunables(tier);
 	uint64_t used = 0, avail = 0;
+	double high, low;
 
 	front_usage(parts->front, &used, &avail);
-	return json_pack("{s:o, s:I, s:I, s:f, s:f}", "path",
-			 text(parts->front->path), "bytes",
-			 (json_int_t)(used + avail), "used", (json_int_t)used,
-			 "high", atomic_load(&tune->high), "low",
-			 atomic_load(&tune->low));
+	tier_watermarks(tune, used + avail, &high, &low);
+	return json_pack(
+		"{s:o, s:I, s:I, s:f, s:f, s:f, s:f}", "path",
+		text(parts->front->path), "bytes", (json_int_t)(used + avail),
+		"used", (json_int_t)used, "high", high, "low", low, "high_set",
+		atomic_load(&tune->high), "low_set", atomic_load(&tune->low));
 }
 
 /* What the rules of recall decided, since they are there. */

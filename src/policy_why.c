@@ -21,7 +21,8 @@ struct question {
 	struct catalog_row row;
 	bool known; /* has a row */
 	bool automatic;
-	bool bars; /* an obstacle that time or somebody has to take away */
+	double high; /* what is acted upon */
+	bool bars;   /* an obstacle that time or somebody has to take away */
 };
 
 __attribute__((format(printf, 3, 4))) static void
@@ -153,6 +154,7 @@ static void of_policy(struct question *q)
 		obstacle(q, "moving", "it is being moved");
 	if (policy_room(policy, &room))
 		return;
+	q->high = room.high;
 	bar = policy_bar(policy, &room, false, why, sizeof(why), &limit,
 			 &until);
 	if (bar == BAR_TARGET)
@@ -235,7 +237,6 @@ static void next_copy(struct question *q)
 static void next_release(struct question *q)
 {
 	const struct rule_verdict *verdict = &q->look.verdict;
-	const struct tier_tunables *tune = tier_tunables(q->eye->policy->tier);
 	const char *last = is_small(q) ? ", after what is larger" : "";
 	char at[WHEN_LEN];
 
@@ -245,14 +246,13 @@ static void next_release(struct question *q)
 	else if (verdict->release_at != INT64_MAX)
 		next(q,
 		     "its data is dropped after %s, or when the front is "
-		     "more than %g%% in use%s",
-		     when(verdict->release_at, at), atomic_load(&tune->high),
-		     last);
+		     "more than %.3g%% in use%s",
+		     when(verdict->release_at, at), q->high, last);
 	else
 		next(q,
-		     "its data is dropped when the front is more than %g%% "
+		     "its data is dropped when the front is more than %.3g%% "
 		     "in use%s",
-		     atomic_load(&tune->high), last);
+		     q->high, last);
 }
 
 static void of_next(struct question *q)
@@ -328,6 +328,7 @@ int policy_why(struct policy_eye *eye, struct node *node,
 	policy_eye_blink(eye);
 	q.automatic =
 		atomic_load(&tier_tunables(eye->policy->tier)->policy_auto);
+	q.high = atomic_load(&tier_tunables(eye->policy->tier)->high);
 	q.known = !catalog_get(eye->rows, catalog_key(&handle), &q.row);
 	err = policy_look_node(eye, node, q.known ? &q.row : NULL, &q.look);
 	if (err)

@@ -223,6 +223,17 @@ static void print_use(const json_t *obj)
 		printf(" (%.0f%%)", 100.0 * used / bytes);
 }
 
+/* As they are acted upon. */
+static void print_watermarks(const json_t *front)
+{
+	double high = json_number_value(json_object_get(front, "high"));
+	double set = json_number_value(json_object_get(front, "high_set"));
+
+	printf(", releasing from %.3g%% to %.3g%%%s\n", high,
+	       json_number_value(json_object_get(front, "low")),
+	       high < set ? " (reserve)" : "");
+}
+
 static void print_states(const json_t *states)
 {
 	const char *name;
@@ -350,9 +361,7 @@ void print_mount(struct tool *tool, json_t *data)
 	more = true;
 	printf("  front       %s: ", path ? path : "?");
 	print_use(front);
-	printf(", releasing from %g%% to %g%%\n",
-	       json_number_value(json_object_get(front, "high")),
-	       json_number_value(json_object_get(front, "low")));
+	print_watermarks(front);
 	print_states(json_object_get(data, "states"));
 	json_array_foreach(json_object_get(data, "targets"), i, target)
 		print_target(target);

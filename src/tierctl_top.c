@@ -147,7 +147,7 @@ static void show_mount(const json_t *mount, const json_t *then, double sec)
 
 	bar(front, graph);
 	line("%s on %s", str(mount, "name"), name ? name : "?");
-	line("  front  [%s] %5.1f%%  %s of %s, high %g%%, low %g%%", graph,
+	line("  front  [%s] %5.1f%%  %s of %s, high %.3g%%, low %.3g%%", graph,
 	     bytes > 0 ? 100 * num(front, "used") / bytes : 0,
 	     size_text((uint64_t)num(front, "used"), a),
 	     size_text((uint64_t)bytes, b), num(front, "high"),

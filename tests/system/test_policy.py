@@ -215,6 +215,22 @@ def test_room_without_copies(small):
              >= 0.2 * small.mount_status()["front"]["bytes"])
 
 
+def test_the_reserve_is_shown(small):
+    """The watermarks are shown as they are acted upon, the reserve taken off."""
+    small.mount(*NEEDED, "high=99", "low=90", "reserve=25%")
+    front = small.mount_status()["front"]
+    assert (front["high"], front["low"]) == (75, 66)
+    assert (front["high_set"], front["low_set"]) == (99, 90)
+    text = small.ctl("--mount", small.mnt, "status", text=True).out
+    assert "releasing from 75% to 66% (reserve)" in text
+    put(small.mnt / "f", MIB)
+    small.migrate(small.mnt / "f")
+    known(small, small.mnt / "f")
+    assert "more than 75% in use" in why(small, small.mnt / "f")["next"]
+    metrics = small.ctl("--mount", small.mnt, "metrics", text=True).out
+    assert 'kind="high"} 0.75' in metrics, metrics
+
+
 def test_small_files_go_last(small):
     """A front full of files below migrate_size: what is large goes first, then
     the coldest of the small ones, copied and released, until low; why says
