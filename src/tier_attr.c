@@ -180,14 +180,11 @@ int tier_adjust(struct tier *tier, struct node *node, struct stat *st,
 	return 0;
 }
 
-void tier_meta_begin(struct tier *tier, struct node *node)
+void tier_ctime_begin(struct tier *tier, struct node *node)
 {
 	struct tier_file *file;
 	struct spill_ea ea;
 
-	if (!S_ISREG(node->type))
-		return;
-	pthread_mutex_lock(&node->lock);
 	if (!(atomic_load(&node->flags) & NODE_EA) ||
 	    tier_file_get(tier, node, &file))
 		return;
@@ -197,6 +194,25 @@ void tier_meta_begin(struct tier *tier, struct node *node)
 		ea = file->ea;
 		tier_ea_set(file, &ea, false);
 	}
+}
+
+void tier_ctime_end(struct node *node)
+{
+	struct spill_ea ea;
+
+	/* What is filled in goes on changing the inode's. */
+	if (node->file && node->file->filling) {
+		ea = node->file->ea;
+		tier_ea_set(node->file, &ea, true);
+	}
+}
+
+void tier_meta_begin(struct tier *tier, struct node *node)
+{
+	if (!S_ISREG(node->type))
+		return;
+	pthread_mutex_lock(&node->lock);
+	tier_ctime_begin(tier, node);
 }
 
 static void take_time(struct timespec *to, struct timespec time)
@@ -234,12 +250,7 @@ void tier_meta_unlock(struct tier *tier, struct node *node)
 {
 	if (!S_ISREG(node->type))
 		return;
-	/* What is filled in goes on changing the inode's. */
-	if (node->file && node->file->filling) {
-		struct spill_ea ea = node->file->ea;
-
-		tier_ea_set(node->file, &ea, true);
-	}
+	tier_ctime_end(node);
 	tier_node_unlock(node);
 }
 

@@ -237,6 +237,10 @@ void tier_wake(struct tier_file *file, int err);
 
 /* The front's own attributes. */
 int tier_stat_node(struct node *node, struct stat *ret);
+/* Around what changes a regular file's ctime, with node->lock held: the inode's
+ * is shown from now on. */
+void tier_ctime_begin(struct tier *tier, struct node *node);
+void tier_ctime_end(struct node *node);
 /* Has the inode with these attributes been written to later than time, a ctime
  * that was kept? */
 bool tier_written_since(int64_t time, const struct stat *st);

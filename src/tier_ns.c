@@ -156,6 +156,12 @@ static void last_name_gone(struct tier *tier, struct node *node,
 		tier_orphan_closed(file);
 }
 
+/* Is the file still to be seen without one of its names? node->lock held. */
+static bool outlives(const struct node *node, bool last)
+{
+	return !last || (node->file && node->file->nopen);
+}
+
 static int unlink_node(struct tier *tier, int dirfd, const char *name,
 		       struct node *parent, struct node *node)
 {
@@ -172,6 +178,8 @@ static int unlink_node(struct tier *tier, int dirfd, const char *name,
 		leaves = leaves_something(tier, node, &file);
 	if (leaves < 0)
 		return leaves;
+	if (outlives(node, last))
+		tier_ctime_begin(tier, node);
 	if (leaves && renameat(dirfd, name, tier->parts.front->orphans_fd,
 			       orphan_name(st.st_ino, orphan)) < 0) {
 		if (!no_room(errno))
@@ -184,6 +192,7 @@ static int unlink_node(struct tier *tier, int dirfd, const char *name,
 		return -errno;
 	if (nameless)
 		file->nameless = true;
+	tier_ctime_end(node);
 	if (last)
 		last_name_gone(tier, node, file, &st, leaves);
 	else if (node->parent == parent)
@@ -275,6 +284,8 @@ static int rename_over(struct rename *r)
 		leaves = leaves_something(r->tier, r->victim, &file);
 	if (leaves < 0)
 		return leaves;
+	if (outlives(r->victim, last))
+		tier_ctime_begin(r->tier, r->victim);
 	orphan_name(st.st_ino, orphan);
 	if (leaves && linkat(r->newfd, r->newname, orphans, orphan, 0) < 0) {
 		if (!no_room(errno))
@@ -292,6 +303,7 @@ static int rename_over(struct rename *r)
 	fault_point("rename-over");
 	if (nameless)
 		file->nameless = true;
+	tier_ctime_end(r->victim);
 	if (last)
 		last_name_gone(r->tier, r->victim, file, &st, leaves);
 	else if (r->victim->parent == r->newparent)
@@ -396,6 +408,15 @@ static bool matters(const struct node *node)
 	       atomic_load(&((struct node *)node)->flags) & NODE_EA;
 }
 
+/* The ctime of what is renamed changes. */
+static void ctime_moves(struct tier *tier, struct node *node)
+{
+	if (node && S_ISREG(node->type)) {
+		tier_meta_begin(tier, node);
+		tier_meta_unlock(tier, node);
+	}
+}
+
 int tier_rename(struct tier *tier, struct node *parent, const char *name,
 		struct node *newparent, const char *newname, unsigned int flags)
 {
@@ -424,10 +445,10 @@ int tier_rename(struct tier *tier, struct node *parent, const char *name,
 				&r.victim_handle, &r.victim);
 	if (ret == -ENOENT && !r.victim)
 		ret = 0; /* the system call says it, or there is none */
-	/* The ctime of what is renamed changes. */
-	if (!ret && r.node && S_ISREG(r.node->type)) {
-		tier_meta_begin(tier, r.node);
-		tier_meta_unlock(tier, r.node);
+	if (!ret) {
+		ctime_moves(tier, r.node);
+		if (flags & RENAME_EXCHANGE)
+			ctime_moves(tier, r.victim);
 	}
 	counted = !ret && (matters(r.node) ||
 			   (flags & RENAME_EXCHANGE && matters(r.victim)));

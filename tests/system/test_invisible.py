@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from files import MIB, data, holes, look, look_all, put
+from files import (MIB, RENAME_EXCHANGE, data, holes, look, look_all, put,
+                   renameat2)
 from rig import EA_SPILL, run
 
 
@@ -151,6 +152,36 @@ def test_ctime_moves_when_the_user_changes_something(tier):
     tier.do("restore", path)
     assert path.stat().st_ctime_ns == moved
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_ctime_moves_with_the_names(tier):
+    """Of what gets or loses one, whatever it is, and while it is open."""
+    for state in ("none", "migrated", "released", "restored"):
+        path, second = tier.mnt / state, tier.mnt / f"{state}-2"
+        other = tier.mnt / f"{state}-other"
+        put(path, MIB)
+        tier.bring(path, "released" if state == "restored" else state)
+        if state == "restored":
+            tier.do("restore", path)
+        with open(path, "rb") as f:
+            def moves(name, what, step, fd=f.fileno()):
+                # What is set beside keeps the ctime for itself.
+                tier.do("pin", name)
+                tier.do("unpin", name)
+                before = os.fstat(fd).st_ctime_ns
+                time.sleep(0.02)
+                step()
+                assert os.fstat(fd).st_ctime_ns > before, (state, what)
+            moves(path, "link", lambda: os.link(path, second))
+            moves(path, "unlink", second.unlink)
+            os.link(path, second)
+            put(other, 10)
+            moves(path, "rename over", lambda: other.rename(second))
+            put(other, 10)
+            moves(path, "exchange",
+                  lambda: renameat2(other, path, RENAME_EXCHANGE))
+            moves(other, "rename", lambda: other.rename(path))
+            moves(path, "last unlink", path.unlink)
 
 
 def test_mtime_moves_when_it_is_written(tier):
