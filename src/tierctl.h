@@ -133,6 +133,9 @@ void top_command(struct tool *tool);
 /* -- tierctl_print.c: text ------------------------------------------------------- */
 
 void print_json(const json_t *data);
+/* Is what was asked of a file to be told in text? Else that is done: it could not
+ * be asked, or is wanted as JSON, or not at all. */
+bool print_told(struct tool *tool, json_t *data);
 void print_file_status(struct tool *tool, json_t *data);
 void print_mount(struct tool *tool, json_t *data);
 void print_move(struct tool *tool, json_t *data);

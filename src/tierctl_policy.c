@@ -97,15 +97,7 @@ void print_why(struct tool *tool, json_t *data)
 	json_t *obstacle;
 	size_t i;
 
-	if (json_object_get(data, "result")) { /* it could not be asked */
-		print_move(tool, data);
-		return;
-	}
-	if (tool->opt.json) {
-		print_json(data);
-		return;
-	}
-	if (tool->opt.quiet)
+	if (!print_told(tool, data))
 		return;
 	path = path_of(data);
 	printf("%s: %s\n", path ? path : "?", str(data, "state"));

@@ -106,6 +106,17 @@ static const char *pinned_text(const json_t *data, char buf[40])
 	return buf;
 }
 
+bool print_told(struct tool *tool, json_t *data)
+{
+	if (json_object_get(data, "result"))
+		print_move(tool, data);
+	else if (tool->opt.json)
+		print_json(data);
+	else
+		return !tool->opt.quiet;
+	return false;
+}
+
 void print_file_status(struct tool *tool, json_t *data)
 {
 	static bool head;
@@ -115,15 +126,7 @@ void print_file_status(struct tool *tool, json_t *data)
 	size_t i, len = 0;
 	json_t *copy;
 
-	if (json_object_get(data, "result")) { /* it could not be asked */
-		print_move(tool, data);
-		return;
-	}
-	if (tool->opt.json) {
-		print_json(data);
-		return;
-	}
-	if (tool->opt.quiet)
+	if (!print_told(tool, data))
 		return;
 	path = safe_path(data);
 	json_array_foreach(json_object_get(data, "copies"), i, copy)

@@ -159,15 +159,7 @@ void print_report(struct tool *tool, json_t *data)
 	_cleanup_free_ char *raw = NULL, *path = NULL;
 	char size[SIZE_TEXT_LEN];
 
-	if (json_object_get(data, "result")) { /* it could not be told */
-		print_move(tool, data);
-		return;
-	}
-	if (tool->opt.json) {
-		print_json(data);
-		return;
-	}
-	if (tool->opt.quiet)
+	if (!print_told(tool, data))
 		return;
 	if (!proto_get_path(data, "path", &raw))
 		path = print_safe(raw);

@@ -60,6 +60,15 @@ static void begin_sync(const char *name)
 	sem_wait(&held);
 }
 
+static struct node *a_file(void)
+{
+	sem_init(&held, 0, 0);
+	sem_init(&go, 0, 0);
+	rig_up();
+	new_file("a", 70000);
+	return look("a");
+}
+
 static void child_run(const void *arg, unsigned int nth)
 {
 	static const enum tier_op ops[] = {TIER_MIGRATE, TIER_RELEASE,
@@ -68,11 +77,7 @@ static void child_run(const void *arg, unsigned int nth)
 
 	(void)arg;
 	(void)nth;
-	sem_init(&held, 0, 0);
-	sem_init(&go, 0, 0);
-	rig_up();
-	new_file("a", 70000);
-	node = look("a");
+	node = a_file();
 	assert_int_equal(fault_arm("migrate-committed", 1, begin_sync), 0);
 	for (int i = 0; i < 3; i++)
 		assert_int_equal(ask(node, ops[i]), TIER_DONE);
@@ -86,14 +91,20 @@ static void child_verify(const void *arg, unsigned int nth)
 	verify();
 }
 
+static void dies_and_is_whole(void (*child)(const void *arg, unsigned int nth),
+			      const char *what)
+{
+	crash_forget();
+	rig_make(test_prefix());
+	assert_true(in_child(child, NULL, 0, what));
+	in_child(child_verify, NULL, 0, what);
+	assert_int_equal(rig_remove(), 0);
+}
+
 static void test_late(void **state)
 {
 	(void)state;
-	crash_forget();
-	rig_make(test_prefix());
-	assert_true(in_child(child_run, NULL, 0, "late"));
-	in_child(child_verify, NULL, 0, "late");
-	assert_int_equal(rig_remove(), 0);
+	dies_and_is_whole(child_run, "late");
 }
 
 /* Too late to be interrupted; but this client does not try again either. */
@@ -122,11 +133,7 @@ static void child_interrupted(const void *arg, unsigned int nth)
 
 	(void)arg;
 	(void)nth;
-	sem_init(&held, 0, 0);
-	sem_init(&go, 0, 0);
-	rig_up();
-	new_file("a", 70000);
-	node = look("a");
+	node = a_file();
 	assert_int_equal(ask(node, TIER_MIGRATE), TIER_DONE);
 	assert_int_equal(ask(node, TIER_RELEASE), TIER_DONE);
 	/* A sync that would report it is held up. */
@@ -143,20 +150,13 @@ static void child_interrupted(const void *arg, unsigned int nth)
 static void test_never_came(void **state)
 {
 	(void)state;
-	crash_forget();
-	rig_make(test_prefix());
-	assert_true(in_child(child_interrupted, NULL, 0, "never came"));
-	in_child(child_verify, NULL, 0, "never came");
-	assert_int_equal(rig_remove(), 0);
+	dies_and_is_whole(child_interrupted, "never came");
 }
 
 static struct node *suspect_file(void)
 {
-	struct node *node;
+	struct node *node = a_file();
 
-	rig_up();
-	new_file("a", 70000);
-	node = look("a");
 	assert_int_equal(ask(node, TIER_MIGRATE), TIER_DONE);
 	assert_int_equal(open_file(node, O_RDWR), 0);
 	return node;
@@ -191,11 +191,7 @@ static void child_ctime(const void *arg, unsigned int nth)
 static void test_ctime(void **state)
 {
 	(void)state;
-	crash_forget();
-	rig_make(test_prefix());
-	assert_true(in_child(child_ctime, NULL, 0, "ctime"));
-	in_child(child_verify, NULL, 0, "ctime");
-	assert_int_equal(rig_remove(), 0);
+	dies_and_is_whole(child_ctime, "ctime");
 }
 
 /* The EA is set for other reasons while the file is open for writing. */
