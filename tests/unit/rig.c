@@ -322,16 +322,27 @@ static void on_read(struct tier_read *read, int64_t res)
 	sem_post(&r->sem);
 }
 
-int64_t read_at(struct node *node, void *buf, size_t len, uint64_t off)
+int64_t read_as(struct node *node, void *buf, size_t len, uint64_t off,
+		const struct tier_who *who, bool *ret_kept_off)
 {
-	struct reading r = {
-		.read = {.done = on_read, .buf = buf, .len = len, .off = off}};
+	struct reading r = {.read = {.done = on_read,
+				     .buf = buf,
+				     .len = len,
+				     .off = off,
+				     .who = who}};
 
 	sem_init(&r.sem, 0, 0);
 	tier_read(rig.tier, node, &r.read);
 	sem_wait(&r.sem);
 	sem_destroy(&r.sem);
+	if (ret_kept_off)
+		*ret_kept_off = r.read.kept_off;
 	return r.res;
+}
+
+int64_t read_at(struct node *node, void *buf, size_t len, uint64_t off)
+{
+	return read_as(node, buf, len, off, NULL, NULL);
 }
 
 void check_data(struct node *node, const char *name, size_t size)

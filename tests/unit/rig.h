@@ -53,6 +53,9 @@ int truncate_to(struct node *node, uint64_t size);
 int zero_at(struct node *node, uint64_t off, uint64_t len, bool extend);
 int sync_file(struct node *node);
 int64_t read_at(struct node *node, void *buf, size_t len, uint64_t off);
+/* By who; ret_kept_off may be NULL. */
+int64_t read_as(struct node *node, void *buf, size_t len, uint64_t off,
+		const struct tier_who *who, bool *ret_kept_off);
 /* Opens, reads and compares with what make() wrote. */
 void check_data(struct node *node, const char *name, size_t size);
 

@@ -5,7 +5,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <semaphore.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -49,33 +48,16 @@ static int open_for(struct node *node, int flags, const struct tier_who *who)
 	return tier_open(rig.tier, node, flags, &wait);
 }
 
-struct reading {
-	struct tier_read read;
-	sem_t sem;
-	int64_t res;
-};
-
-static void on_read(struct tier_read *read, int64_t res)
-{
-	struct reading *r = container_of(read, struct reading, read);
-
-	r->res = res;
-	sem_post(&r->sem);
-}
-
 static int64_t read_for(struct node *node, size_t len,
 			const struct tier_who *who)
 {
-	struct reading r = {.read = {.done = on_read, .len = len, .who = who}};
+	void *buf = aligned_alloc(TARGET_ALIGN, len);
+	bool kept_off;
+	int64_t res = read_as(node, buf, len, 0, who, &kept_off);
 
-	r.read.buf = aligned_alloc(TARGET_ALIGN, len);
-	sem_init(&r.sem, 0, 0);
-	tier_read(rig.tier, node, &r.read);
-	sem_wait(&r.sem);
-	sem_destroy(&r.sem);
-	free(r.read.buf);
-	assert_int_equal(r.read.kept_off, r.res == -EAGAIN);
-	return r.res;
+	free(buf);
+	assert_int_equal(kept_off, res == -EAGAIN);
+	return res;
 }
 
 /* Opens, reads and closes. */
