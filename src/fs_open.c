@@ -173,6 +173,23 @@ static int open_check(struct fs_use *use)
 	return err;
 }
 
+/*
+ * What the kernel is told of a file that it has made. While a file is open for
+ * writing its attributes are not to be cached, as a mapping can change it
+ * unseen; but nothing is mapped of one that is still empty, and what makes it
+ * longer is seen by the kernel, which then asks. Not cached, it would ask at
+ * once, before open(2) returns: one request in five. Nobody else knows the
+ * file before this answer, as the kernel holds its directory.
+ */
+static int created_entry(struct fs_use *use, struct fuse_entry_param *ret)
+{
+	int err = fs_entry(use->park.req, use->node, NULL, ret);
+
+	if (!err && ret->attr.st_size == 0)
+		ret->attr_timeout = FS_TIMEOUT;
+	return err;
+}
+
 static void open_finish(struct fs_use *use, int err)
 {
 	fuse_req_t req = use->park.req;
@@ -189,7 +206,7 @@ static void open_finish(struct fs_use *use, int err)
 		handle_add(use);
 		counted = true;
 		if (use->is_create)
-			err = fs_entry(req, node, NULL, &entry);
+			err = created_entry(use, &entry);
 	}
 	if (!err && use->is_create) {
 		node_kept(node);

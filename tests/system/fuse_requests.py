@@ -24,7 +24,7 @@ class Requests:
             top.mkdir(exist_ok=True)
             if not is_mounted(top):
                 run("mount", "-t", "tracefs", "none", top)
-        self.dir = top / "instances" / f"tierfs-suite-{os.getpid()}"
+        self.dir = top / "instances" / f"tierfs-{os.getpid()}"
         self.dir.mkdir()
         self.event = self.dir / "events/fuse/fuse_request_send"
         self.write(self.dir / "buffer_size_kb", BUFFER_KB)

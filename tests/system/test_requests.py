@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: MIT
+"""How many requests operations cost, and that what saves one is not seen."""
+
+import ctypes
+import mmap
+import os
+
+import pytest
+
+from files import libc, put
+from fuse_requests import requests
+
+FILES = 200
+SHOWN = "st_size", "st_mtime_ns", "st_ctime_ns", "st_blocks", "st_mode"
+
+
+@pytest.fixture(name="counted")
+def counter(rig, one):
+    """A mounted tier, and what counts the requests of a call on it."""
+    it, why = requests(rig)
+    if not it:
+        pytest.skip(why)
+    one.mount()
+
+    def count(what):
+        it.start(os.minor(os.stat(one.mnt).st_dev))
+        try:
+            what()
+        finally:
+            counts = it.stop()
+        return counts
+
+    yield one, count
+    it.close()
+
+
+def test_creating(counted):
+    tier, count = counted
+
+    def create():
+        for i in range(FILES):
+            os.close(os.open(tier.mnt / f"f{i}", os.O_CREAT | os.O_WRONLY))
+
+    def look():
+        for i in range(FILES):
+            assert os.stat(tier.mnt / f"f{i}").st_size == 0
+
+    counts = count(create)
+    # GETATTR is the directory's; a few more of what else looks at it.
+    assert counts["LOOKUP"] == counts["CREATE"] == FILES
+    assert counts["GETATTR"] <= FILES + 5, counts
+    assert sum(counts.values()) <= 4 * FILES + 10, counts
+    assert sum(count(look).values()) <= 5
+
+
+@pytest.mark.parametrize("change", [
+    "write", "truncate", "fallocate", "map", "copy_file_range", "chmod"])
+def test_a_new_file_is_seen_as_it_is(tier, change):
+    """Its attributes are cached while it is empty, and not after."""
+    path = tier.mnt / f"new-{change}"
+    source = tier.mnt / f"source-{change}"
+    put(source, 10000)
+    fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+
+    def same():
+        seen, front = ({name: getattr(os.stat(top / path.name), name)
+                        for name in SHOWN} for top in (tier.mnt, tier.front))
+        assert seen == front
+        return front
+
+    empty = same()
+    if change == "write":
+        os.write(fd, b"x" * 5000)
+    elif change == "truncate":
+        os.ftruncate(fd, 5000)
+    elif change == "fallocate":
+        assert libc.fallocate(fd, 1, ctypes.c_long(0),
+                              ctypes.c_long(65536)) == 0  # KEEP_SIZE
+    elif change == "copy_file_range":
+        with open(source, "rb") as f:
+            assert os.copy_file_range(f.fileno(), fd, 5000) > 0
+    elif change == "chmod":
+        os.fchmod(fd, 0o640)
+    else:
+        os.ftruncate(fd, 5000)
+        same()
+        with mmap.mmap(fd, 5000) as m:
+            m[0:5] = b"hello"
+            same()
+            os.close(fd)
+            fd = -1
+            m[4500:4505] = b"hello"
+            m.flush()
+            same()
+    assert same() != empty
+    if fd >= 0:
+        os.close(fd)
+    same()
