@@ -103,6 +103,8 @@ static void init(void *userdata, struct fuse_conn_info *conn)
 	fuse_set_feature_flag(conn, FUSE_CAP_NO_EXPORT_SUPPORT);
 	fuse_set_feature_flag(conn, FUSE_CAP_READDIRPLUS);
 	fuse_unset_feature_flag(conn, FUSE_CAP_READDIRPLUS_AUTO);
+	fs->no_opendir =
+		fuse_set_feature_flag(conn, FUSE_CAP_NO_OPENDIR_SUPPORT);
 	/* Nothing changes but by us: do not ask before each read. */
 	fuse_unset_feature_flag(conn, FUSE_CAP_AUTO_INVAL_DATA);
 	/* Requests are small but for writes past the passthrough: reading them

@@ -3,9 +3,11 @@
 /*
  * Directories.
  *
- * A handle has a descriptor of its own and a buffer of getdents64(2). The
- * offsets are the front's cookies, so reading on after a seek is a seek. The
- * kernel caches what was read and asks again only after a change.
+ * The kernel caches what was read and asks again only after a change. So of
+ * opening and closing a directory that is cached nothing would be left but two
+ * requests: they are declined (ENOSYS, once), and there is no handle. A request
+ * to read opens the front's directory for itself, which costs less than they
+ * did. The offsets are the front's cookies: reading on is a seek.
  */
 
 #include "fs_impl.h"
@@ -18,7 +20,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define DIR_BUF (32 * 1024)
+#define DIR_BUF	    (32 * 1024)
+#define DIR_MIN	    2048
+/* What an entry takes in an answer of READDIRPLUS, in terms of the front's. */
+#define PLUS_FACTOR 5
 
 struct dirent_raw {
 	uint64_t ino;
@@ -28,99 +33,60 @@ struct dirent_raw {
 	char name[];
 };
 
-struct fs_dirp {
+/* The front's directory while one request reads it. */
+struct dir_read {
 	int fd;
-	pthread_mutex_t lock; /* of what follows; leaf but for look-ups */
-	off_t at;	      /* cookie of the next entry in buf */
+	size_t ask; /* bytes at a time */
 	size_t pos, len;
 	char buf[DIR_BUF] __attribute__((aligned(8)));
 };
 
-static struct fs_dirp *dirp_of(const struct fuse_file_info *fi)
-{
-	return (struct fs_dirp *)(uintptr_t)fi->fh;
-}
-
-static int fs_dir_fd(const struct fuse_file_info *fi)
-{
-	return dirp_of(fi)->fd;
-}
-
-static void dirp_free(struct fs_dirp *dirp)
-{
-	close(dirp->fd);
-	pthread_mutex_destroy(&dirp->lock);
-	free(dirp);
-}
-
 void fs_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-	struct node *node = fs_node(req, ino);
-	struct fs_dirp *dirp = malloc(sizeof(*dirp));
-	int fd;
-
-	if (!dirp) {
-		fuse_reply_err(req, ENOMEM);
+	if (fs_of(req)->no_opendir) {
+		fuse_reply_err(req, ENOSYS);
 		return;
 	}
-	fd = node_open(node, O_RDONLY | O_DIRECTORY);
-	if (fd < 0) {
-		free(dirp);
-		fs_reply_err(req, fd);
-		return;
-	}
-	dirp->fd = fd;
-	dirp->at = 0;
-	dirp->pos = dirp->len = 0;
-	pthread_mutex_init(&dirp->lock, NULL);
-	fi->fh = (uintptr_t)dirp;
 	fi->cache_readdir = 1;
 	fi->keep_cache = 1;
-	if (fuse_reply_open(req, fi) < 0)
-		dirp_free(dirp);
+	fuse_reply_open(req, fi);
 }
 
 void fs_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-	dirp_free(dirp_of(fi));
 	fuse_reply_err(req, 0);
 }
 
 void fs_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync,
 		 struct fuse_file_info *fi)
 {
-	int fd = fs_dir_fd(fi);
-	int err = datasync ? fdatasync(fd) : fsync(fd);
+	_cleanup_close_ int fd =
+		node_open(fs_node(req, ino), O_RDONLY | O_DIRECTORY);
+	int err;
 
+	if (fd < 0) {
+		fs_reply_err(req, fd);
+		return;
+	}
+	err = datasync ? fdatasync(fd) : fsync(fd);
 	fuse_reply_err(req, err < 0 ? errno : 0);
 }
 
-/* The entry at off, NULL at the end or with -errno in *ret_err. */
-static struct dirent_raw *dirp_entry(struct fs_dirp *dirp, off_t off,
-				     int *ret_err)
+/* The next entry, NULL at the end or with -errno in *ret_err. */
+static struct dirent_raw *dir_next(struct dir_read *dir, int *ret_err)
 {
-	if (off != dirp->at) {
-		if (lseek(dirp->fd, off, SEEK_SET) < 0) {
-			*ret_err = -errno;
-			return NULL;
-		}
-		dirp->at = off;
-		dirp->pos = dirp->len = 0;
-	}
-	if (dirp->pos == dirp->len) {
-		long n = syscall(SYS_getdents64, dirp->fd, dirp->buf,
-				 sizeof(dirp->buf));
+	if (dir->pos == dir->len) {
+		long n = syscall(SYS_getdents64, dir->fd, dir->buf, dir->ask);
 
+		dir->pos = dir->len = 0;
 		if (n <= 0) {
 			/* ENOENT: the directory was removed. */
 			*ret_err = n < 0 && errno != ENOENT ? -errno : 0;
-			dirp->pos = dirp->len = 0;
 			return NULL;
 		}
-		dirp->pos = 0;
-		dirp->len = n;
+		dir->len = n;
 	}
-	return (struct dirent_raw *)(dirp->buf + dirp->pos);
+	return (struct dirent_raw *)(dir->buf + dir->pos);
 }
 
 struct dir_fill {
@@ -176,10 +142,32 @@ static int fill_entry(struct dir_fill *fill, const struct dirent_raw *ent)
 	return 1;
 }
 
-static void read_dir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
-		     struct fuse_file_info *fi, bool plus)
+static int read_entries(struct dir_fill *fill, off_t off)
 {
-	struct fs_dirp *dirp = dirp_of(fi);
+	struct dir_read dir;
+	struct dirent_raw *ent;
+	_cleanup_close_ int fd = node_open(fill->dir, O_RDONLY | O_DIRECTORY);
+	int err = 0;
+
+	if (fd < 0)
+		return fd;
+	if (off && lseek(fd, off, SEEK_SET) < 0)
+		return -errno;
+	dir.fd = fd;
+	dir.pos = dir.len = 0;
+	dir.ask = fill->plus ? fill->size / PLUS_FACTOR : fill->size;
+	if (dir.ask < DIR_MIN)
+		dir.ask = DIR_MIN;
+	else if (dir.ask > sizeof(dir.buf))
+		dir.ask = sizeof(dir.buf);
+	while ((ent = dir_next(&dir, &err)) && fill_entry(fill, ent) > 0)
+		dir.pos += ent->reclen;
+	return err;
+}
+
+static void read_dir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
+		     bool plus)
+{
 	_cleanup_free_ char *buf = malloc(size);
 	struct dir_fill fill = {
 		.req = req,
@@ -188,23 +176,13 @@ static void read_dir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
 		.buf = buf,
 		.size = size,
 	};
-	struct dirent_raw *ent;
-	int err = 0;
+	int err;
 
 	if (!buf) {
 		fuse_reply_err(req, ENOMEM);
 		return;
 	}
-	pthread_mutex_lock(&dirp->lock);
-	while ((ent = dirp_entry(dirp, off, &err))) {
-		int added = fill_entry(&fill, ent);
-
-		if (added <= 0)
-			break;
-		off = dirp->at = ent->off;
-		dirp->pos += ent->reclen;
-	}
-	pthread_mutex_unlock(&dirp->lock);
+	err = read_entries(&fill, off);
 	if (err && fill.used == 0)
 		fs_reply_err(req, err);
 	else
@@ -214,11 +192,11 @@ static void read_dir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
 void fs_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
 		struct fuse_file_info *fi)
 {
-	read_dir(req, ino, size, off, fi, false);
+	read_dir(req, ino, size, off, false);
 }
 
 void fs_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
 		    struct fuse_file_info *fi)
 {
-	read_dir(req, ino, size, off, fi, true);
+	read_dir(req, ino, size, off, true);
 }

@@ -31,6 +31,7 @@ struct fs {
 	_Atomic(bool) no_atime;
 	_Atomic(int) passthrough; /* enum fs_pt */
 	bool session_pt; /* what it was at first: written before requests */
+	bool no_opendir; /* the kernel can do without: as above */
 
 	pthread_mutex_t lock; /* a leaf but for tier_wait_cancel() */
 	pthread_cond_t idle;

@@ -4,13 +4,14 @@
 import ctypes
 import mmap
 import os
+import subprocess
 
 import pytest
 
 from files import libc, put
 from fuse_requests import requests
 
-FILES = 200
+FILES, DIRS = 200, 20
 SHOWN = "st_size", "st_mtime_ns", "st_ctime_ns", "st_blocks", "st_mode"
 
 
@@ -51,6 +52,25 @@ def test_creating(counted):
     assert counts["GETATTR"] <= FILES + 5, counts
     assert sum(counts.values()) <= 4 * FILES + 10, counts
     assert sum(count(look).values()) <= 5
+
+
+def test_walking(counted):
+    tier, count = counted
+    for d in range(DIRS):
+        (tier.mnt / f"d{d}").mkdir()
+        put(tier.mnt / f"d{d}" / "f", 10)
+
+    def walk():
+        found = subprocess.run(["find", tier.mnt, "-size", "-1000k"],
+                               check=True, capture_output=True)
+        assert len(found.stdout.splitlines()) == 2 * DIRS + 1
+
+    tier.remount()
+    counts = count(walk)
+    assert counts["READDIRPLUS"] <= 2 * (DIRS + 1), counts
+    assert counts["OPENDIR"] <= 1 and not counts["RELEASEDIR"], counts
+    count(walk)
+    assert sum(count(walk).values()) <= 5
 
 
 @pytest.mark.parametrize("change", [
