@@ -16,14 +16,13 @@
 #include <unistd.h>
 
 #include "cleanup.h"
-#include "journal_vfs.h"
+#include "journal_sqlite.h"
 #include "util.h"
 
 #define BATCH_NAME    "batches.db"
 #define BATCH_APP_ID  0x74664231 /* "tfB1" */
 #define BATCH_VERSION 1
 #define RESERVE	      (1 << 20) /* bytes, each for database and WAL */
-#define BUSY_MS	      500
 
 static const char schema[] =
 	"BEGIN IMMEDIATE;"
@@ -108,135 +107,59 @@ void batch_db_rollback(struct batch_db *db)
 		sqlite3_exec(db->sql, "ROLLBACK", NULL, NULL, NULL);
 }
 
-static int db_exec(struct batch_db *db, const char *sql)
-{
-	return batch_db_errno(db, sqlite3_exec(db->sql, sql, NULL, NULL, NULL));
-}
-
-/* The first column of the first row: a number, or is it "ok"? */
-static int db_ask(struct batch_db *db, const char *sql, int64_t *ret)
+/* What is damaged is found here, not by a commit later. */
+static int db_check(struct batch_db *db)
 {
 	sqlite3_stmt *st = NULL;
 	const char *text;
+	bool sound = false;
 	int rc, err;
 
-	rc = sqlite3_prepare_v2(db->sql, sql, -1, &st, NULL);
+	rc = sqlite3_prepare_v2(db->sql, "PRAGMA quick_check(1)", -1, &st,
+				NULL);
 	if (rc == SQLITE_OK)
 		rc = sqlite3_step(st);
-	err = batch_db_errno(db, rc == SQLITE_DONE ? SQLITE_CORRUPT : rc);
-	if (!err && sqlite3_column_type(st, 0) == SQLITE_TEXT) {
+	err = batch_db_errno(db, rc);
+	if (rc == SQLITE_ROW) {
 		text = (const char *)sqlite3_column_text(st, 0);
-		*ret = text && !strcmp(text, "ok");
-	} else if (!err) {
-		*ret = sqlite3_column_int64(st, 0);
+		sound = text && !strcmp(text, "ok");
 	}
 	sqlite3_finalize(st);
-	return err;
-}
-
-/* Ours, of a version that we know, and whole? Changes nothing. */
-static int db_recognise(struct batch_db *db, bool *ret_new)
-{
-	int64_t pages = 0, app = 0, version = 0, sound = 0;
-	int err;
-
-	err = db_ask(db, "PRAGMA page_count", &pages);
-	if (!err)
-		err = db_ask(db, "PRAGMA application_id", &app);
-	if (!err)
-		err = db_ask(db, "PRAGMA user_version", &version);
-	*ret_new = pages == 0;
-	if (err || !pages)
-		return err;
-	if (app != BATCH_APP_ID || version < 1)
-		return -EBADMSG;
-	if (version > BATCH_VERSION)
-		return -EPROTONOSUPPORT;
-	err = db_ask(db, "PRAGMA quick_check(1)", &sound);
 	return err ? err : sound ? 0 : -EBADMSG;
-}
-
-static void db_reserve(struct batch_db *db)
-{
-	_cleanup_close_ int fd = -1;
-	sqlite3_int64 hint = RESERVE;
-	int chunk = RESERVE, persist = 1;
-
-	sqlite3_file_control(db->sql, "main", SQLITE_FCNTL_PERSIST_WAL,
-			     &persist);
-	sqlite3_file_control(db->sql, "main", SQLITE_FCNTL_CHUNK_SIZE, &chunk);
-	sqlite3_file_control(db->sql, "main", SQLITE_FCNTL_SIZE_HINT, &hint);
-	/* SQLite holds no lock on the WAL that our close() could drop. */
-	fd = openat(db->dirfd, BATCH_NAME "-wal",
-		    O_RDWR | O_NOFOLLOW | O_CLOEXEC);
-	if (fd >= 0)
-		(void)!fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, RESERVE);
-}
-
-static int db_prepare(struct batch_db *db)
-{
-	int err = 0;
-
-	for (int i = 0; !err && i < BATCH_STATEMENTS; i++)
-		err = batch_db_errno(
-			db, sqlite3_prepare_v3(db->sql, statement_sql[i], -1,
-					       SQLITE_PREPARE_PERSISTENT,
-					       &db->st[i], NULL));
-	return err;
 }
 
 static int db_setup(struct batch_db *db)
 {
-	const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX |
-			  SQLITE_OPEN_PRIVATECACHE;
 	bool new = false;
 	int err;
 
-	err = batch_db_errno(db, journal_sqlite_open_at(db->dirfd, BATCH_NAME,
-							flags, &db->sql));
-	if (err)
-		return err;
-	sqlite3_extended_result_codes(db->sql, 1);
-	sqlite3_busy_timeout(db->sql, BUSY_MS);
-	/* What is refused is closed as it was found. */
-	sqlite3_db_config(db->sql, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
-	err = db_exec(db, "PRAGMA locking_mode = EXCLUSIVE;"
-			  "PRAGMA synchronous = FULL;"
-			  "PRAGMA temp_store = MEMORY;"
-			  "PRAGMA trusted_schema = OFF;");
+	err = journal_sqlite_begin(db->dirfd, BATCH_NAME, &db->sql);
 	if (!err)
-		err = db_recognise(db, &new);
-	if (!err && new)
-		err = db_exec(db, schema);
+		err = journal_sqlite_recognise(db->sql, BATCH_APP_ID,
+					       BATCH_VERSION, &new);
 	if (!err)
-		err = db_exec(db, "PRAGMA journal_mode = WAL");
+		err = new ? journal_sqlite_exec(db->sql, schema) : db_check(db);
+	if (!err)
+		err = journal_sqlite_exec(db->sql, "PRAGMA journal_mode = WAL");
 	if (!err) /* opens the WAL */
-		err = db_exec(db, "BEGIN IMMEDIATE; UPDATE batch SET id = id"
-				  " WHERE id < 0; COMMIT;");
+		err = journal_sqlite_exec(db->sql,
+					  "BEGIN IMMEDIATE; UPDATE batch SET"
+					  " id = id WHERE id < 0; COMMIT;");
 	if (!err)
-		err = db_prepare(db);
+		err = journal_sqlite_prepare(db->sql, statement_sql,
+					     BATCH_STATEMENTS, db->st);
 	if (!err && new &&fsync(db->dirfd) < 0)
 		err = -errno;
-	if (err)
-		return err;
-	db_reserve(db);
-	sqlite3_db_config(db->sql, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0, NULL);
-	return 0;
+	if (!err)
+		journal_sqlite_ready(db->sql, db->dirfd, BATCH_NAME, RESERVE);
+	return err;
 }
 
 int batch_db_open(int dirfd, struct batch_db **ret, char **ret_why)
 {
-	_cleanup_close_ int fd = -1;
 	struct batch_db *db;
 	int err = 0;
 
-	/* Made here, so that it is ours alone; the WAL takes over the mode. */
-	fd = openat(dirfd, BATCH_NAME,
-		    O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC,
-		    0600);
-	if (fd < 0)
-		return fail_why(ret_why, -errno, "%s", strerror(errno));
-	close(steal_fd(&fd)); /* before SQLite takes its locks */
 	db = calloc(1, sizeof(*db));
 	if (!db)
 		return -ENOMEM;

@@ -33,7 +33,7 @@
 #include <string.h>
 
 #include "cleanup.h"
-#include "journal_vfs.h"
+#include "journal_sqlite.h"
 #include "util.h"
 
 #define JOURNAL_NAME	  "journal.db"
@@ -41,7 +41,6 @@
 #define JOURNAL_VERSION	  1
 #define CHECKPOINT_FRAMES 256	    /* of 4 KiB */
 #define RESERVE		  (4 << 20) /* bytes, each for database and WAL */
-#define BUSY_MS		  500
 
 static const char schema[] =
 	"BEGIN IMMEDIATE;"
@@ -112,29 +111,6 @@ static int db_run(struct journal_db *db, enum statement which)
 	return ret;
 }
 
-static int db_exec(struct journal_db *db, const char *sql)
-{
-	return db_errno(db, sqlite3_exec(db->sql, sql, NULL, NULL, NULL));
-}
-
-/* The one number that a query gives. */
-static int db_number(struct journal_db *db, const char *sql, int64_t *ret)
-{
-	sqlite3_stmt *st = NULL;
-	int rc;
-
-	rc = sqlite3_prepare_v2(db->sql, sql, -1, &st, NULL);
-	if (rc == SQLITE_OK)
-		rc = sqlite3_step(st);
-	if (rc == SQLITE_ROW)
-		*ret = sqlite3_column_int64(st, 0);
-	else if (rc == SQLITE_DONE)
-		rc = SQLITE_CORRUPT;
-	rc = db_errno(db, rc);
-	sqlite3_finalize(st);
-	return rc;
-}
-
 /* A page that is damaged fails the mount here, not a commit later. */
 static int db_quick_check(struct journal_db *db, char **ret_why)
 {
@@ -183,50 +159,29 @@ static int db_disk_error(struct journal_db *db)
 /* Is it ours, and of a version that we know? Changes nothing. */
 static int db_recognise(struct journal_db *db, char **ret_why)
 {
-	int64_t pages = 0, app = 0, version = 0;
-	int ret;
+	int ret = journal_sqlite_recognise(db->sql, JOURNAL_APP_ID,
+					   JOURNAL_VERSION, &db->created);
 
-	ret = db_number(db, "PRAGMA page_count", &pages);
-	if (!ret)
-		ret = db_number(db, "PRAGMA application_id", &app);
-	if (!ret)
-		ret = db_number(db, "PRAGMA user_version", &version);
-	if (ret == -EBUSY)
+	switch (ret) {
+	case 0:
+		return db->created ? 0 : db_quick_check(db, ret_why);
+	case -EBADMSG:
+		if (sqlite3_errcode(db->sql) == SQLITE_OK ||
+		    sqlite3_errcode(db->sql) == SQLITE_DONE)
+			return fail_why(ret_why, ret,
+					JOURNAL_NAME
+					": not a journal of tierfs");
+		break;
+	case -EPROTONOSUPPORT:
 		return fail_why(ret_why, ret,
-				JOURNAL_NAME ": in use by another process");
-	if (ret)
-		return fail_why(ret_why, ret,
-				JOURNAL_NAME ": cannot be read: %s",
-				sqlite3_errmsg(db->sql));
-	db->created = pages == 0;
-	if (db->created)
-		return 0;
-	if (app != JOURNAL_APP_ID || version < 1)
-		return fail_why(ret_why, -EBADMSG,
-				JOURNAL_NAME ": not a journal of tierfs");
-	if (version > JOURNAL_VERSION)
-		return fail_why(ret_why, -EPROTONOSUPPORT,
 				JOURNAL_NAME
 				": written by a newer version of tierfs");
-	return db_quick_check(db, ret_why);
-}
-
-/* Space for a full front; see above. Where it cannot be had we go without. */
-static void db_reserve(struct journal_db *db)
-{
-	_cleanup_close_ int fd = -1;
-	sqlite3_int64 hint = RESERVE;
-	int chunk = RESERVE, persist = 1;
-
-	sqlite3_file_control(db->sql, "main", SQLITE_FCNTL_PERSIST_WAL,
-			     &persist);
-	sqlite3_file_control(db->sql, "main", SQLITE_FCNTL_CHUNK_SIZE, &chunk);
-	sqlite3_file_control(db->sql, "main", SQLITE_FCNTL_SIZE_HINT, &hint);
-	/* SQLite holds no lock on the WAL that our close() could drop. */
-	fd = openat(db->dirfd, JOURNAL_NAME "-wal",
-		    O_RDWR | O_NOFOLLOW | O_CLOEXEC);
-	if (fd >= 0)
-		(void)!fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, RESERVE);
+	case -EBUSY:
+		return fail_why(ret_why, ret,
+				JOURNAL_NAME ": in use by another process");
+	}
+	return fail_why(ret_why, ret, JOURNAL_NAME ": cannot be read: %s",
+			sqlite3_errmsg(db->sql));
 }
 
 static int db_wal_hook(void *arg, sqlite3 *sql, const char *name, int frames)
@@ -242,17 +197,14 @@ static int db_prepare(struct journal_db *db)
 	int64_t id = 0, bound = 0;
 	int ret;
 
-	for (int i = 0; i < STATEMENTS; i++) {
-		ret = db_errno(db,
-			       sqlite3_prepare_v3(db->sql, statement_sql[i], -1,
-						  SQLITE_PREPARE_PERSISTENT,
-						  &db->st[i], NULL));
-		if (ret)
-			return ret;
-	}
-	ret = db_number(db, "SELECT ifnull(max(id), 0) FROM intent", &id);
+	ret = journal_sqlite_prepare(db->sql, statement_sql, STATEMENTS,
+				     db->st);
 	if (!ret)
-		ret = db_number(db, "SELECT bound FROM count", &bound);
+		ret = journal_sqlite_number(
+			db->sql, "SELECT ifnull(max(id), 0) FROM intent", &id);
+	if (!ret)
+		ret = journal_sqlite_number(db->sql, "SELECT bound FROM count",
+					    &bound);
 	if (ret)
 		return ret;
 	if (id < 0 || bound < 1)
@@ -265,38 +217,29 @@ static int db_prepare(struct journal_db *db)
 
 static int db_setup(struct journal_db *db, char **ret_why)
 {
-	const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX |
-			  SQLITE_OPEN_PRIVATECACHE;
 	int ret;
 
-	ret = db_errno(db, journal_sqlite_open_at(db->dirfd, JOURNAL_NAME,
-						  flags, &db->sql));
-	if (ret)
+	ret = journal_sqlite_begin(db->dirfd, JOURNAL_NAME, &db->sql);
+	if (ret && !db->sql)
 		return fail_why(ret_why, ret,
 				JOURNAL_NAME ": cannot be opened: %s",
 				strerror(-ret));
-	sqlite3_extended_result_codes(db->sql, 1);
-	sqlite3_busy_timeout(db->sql, BUSY_MS);
-	/* What is refused is closed as it was found. */
-	sqlite3_db_config(db->sql, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
-	ret = db_exec(db, "PRAGMA locking_mode = EXCLUSIVE;"
-			  "PRAGMA synchronous = FULL;"
-			  "PRAGMA temp_store = MEMORY;"
-			  "PRAGMA secure_delete = OFF;"
-			  "PRAGMA trusted_schema = OFF;"
-			  "PRAGMA wal_autocheckpoint = 0;");
 	if (!ret) {
 		ret = db_recognise(db, ret_why);
 		if (ret)
 			return ret;
+		ret = journal_sqlite_exec(db->sql,
+					  "PRAGMA secure_delete = OFF;"
+					  "PRAGMA wal_autocheckpoint = 0;");
 	}
 	if (!ret && db->created)
-		ret = db_exec(db, schema);
+		ret = journal_sqlite_exec(db->sql, schema);
 	if (!ret)
-		ret = db_exec(db, "PRAGMA journal_mode = WAL");
+		ret = journal_sqlite_exec(db->sql, "PRAGMA journal_mode = WAL");
 	if (!ret) /* opens the WAL */
-		ret = db_exec(db, "BEGIN IMMEDIATE; UPDATE count SET bound ="
-				  " bound; COMMIT;");
+		ret = journal_sqlite_exec(db->sql,
+					  "BEGIN IMMEDIATE; UPDATE count SET"
+					  " bound = bound; COMMIT;");
 	if (!ret)
 		ret = db_prepare(db);
 	if (!ret && db->created && fsync(db->dirfd) < 0)
@@ -305,28 +248,15 @@ static int db_setup(struct journal_db *db, char **ret_why)
 		return fail_why(ret_why, ret,
 				JOURNAL_NAME ": cannot be used: %s",
 				sqlite3_errmsg(db->sql));
-	db_reserve(db);
-	sqlite3_db_config(db->sql, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0, NULL);
+	journal_sqlite_ready(db->sql, db->dirfd, JOURNAL_NAME, RESERVE);
 	return 0;
 }
 
 int journal_db_open(int dirfd, struct journal_db **ret_db, char **ret_why)
 {
-	_cleanup_close_ int fd = -1;
 	struct journal_db *db;
 	int ret;
 
-	/* Made here, so that it is ours alone; the WAL takes over the mode. */
-	fd = openat(dirfd, JOURNAL_NAME,
-		    O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC,
-		    0600);
-	if (fd < 0) {
-		ret = -errno;
-		return fail_why(ret_why, ret,
-				JOURNAL_NAME ": cannot be opened: %s",
-				strerror(-ret));
-	}
-	close(steal_fd(&fd)); /* before SQLite takes its locks */
 	db = calloc(1, sizeof(*db));
 	if (!db)
 		return fail_why(ret_why, -ENOMEM,
