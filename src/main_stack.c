@@ -132,6 +132,7 @@ static void open_catalog(struct stack *stack)
 	const struct catalog_config config = {
 		.front = stack->front,
 		.walk = true,
+		.walk_rate = stack->config->walk_rate,
 	};
 	_cleanup_free_ char *why = NULL;
 	int err;

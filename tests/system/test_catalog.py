@@ -351,6 +351,16 @@ def test_an_old_tree_is_adopted(one):
     assert catalog(one)["files"] == 30 and not catalog(one)["walking"]
 
 
+def test_an_old_tree_is_adopted_at_the_rate_that_was_asked_for(one):
+    some_tree(one.front)
+    one.mount("walk_rate=20")  # of 51 entries
+    start = time.monotonic()
+    wait_for(lambda: not catalog(one)["walking"], 60)
+    assert time.monotonic() - start > 1
+    assert catalog(one)["files"] == 30
+    follows(one)
+
+
 def test_it_can_be_removed(tier):
     some_tree(tier.mnt)
     tier.release(tier.mnt / "d2")
