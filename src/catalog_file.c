@@ -116,6 +116,7 @@ static void bind_facts(sqlite3_stmt *st, const struct catalog_row *row)
 	bind_optional(st, ROW_RANK, row->rank, INT64_MAX);
 }
 
+/* -EEXIST: it is known. */
 static int row_insert(struct catalog *c, const struct catalog_row *row)
 {
 	int err = 0;
@@ -128,6 +129,8 @@ static int row_insert(struct catalog *c, const struct catalog_row *row)
 	catalog_db_bind_handle(st, ROW_HANDLE + 1, &row->handle);
 	catalog_db_bind_name(st, ROW_NAME + 1, row->name);
 	err = catalog_db_step(&c->db, CQ_FILE_INSERT);
+	if (!err && !sqlite3_changes(c->db.sql))
+		return -EEXIST;
 	if (!err) {
 		c->nfiles++;
 		err = catalog_hist_note(c, row->home, row, 1);
@@ -306,6 +309,12 @@ static int named_new(struct catalog *c, uint64_t parent, const char *name,
 	if (!err && row.nlink > 1)
 		err = link_do(c, CQ_LINK_ADD, row.key, parent, name);
 	return err;
+}
+
+int catalog_file_found(struct catalog *c, uint64_t parent, const char *name,
+		       const struct catalog_seen *seen)
+{
+	return named_new(c, parent, name, seen, NULL);
 }
 
 static bool facts_equal(const struct catalog_row *a,

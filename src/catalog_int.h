@@ -310,6 +310,9 @@ struct catalog_access {
 int catalog_file_named(struct catalog *c, uint64_t parent, const char *name,
 		       const struct catalog_seen *seen,
 		       const struct catalog_access *access);
+/* The same, of one that is likely not known: -EEXIST, it is. */
+int catalog_file_found(struct catalog *c, uint64_t parent, const char *name,
+		       const struct catalog_seen *seen);
 /* parent/name does not lead to the file of that key (any more). */
 int catalog_file_unnamed(struct catalog *c, uint64_t key, uint64_t parent,
 			 const char *name);

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Listing directories, on a thread of its own, so that the front's disk is read
- * while the database is written.
+ * Listing directories, on threads of its own, so that the front's disk is read
+ * while the database is written. Two, for looking at a file costs more than its
+ * row does; and what is not cached is read in the depth of two.
  *
  * A directory goes in parts of some thousand names, each sorted by inode number
  * before it is looked at: that is the order on the disk, and of the database.
- * What is found waits in a list whose length is bounded. The scanner says from
- * which batch on something told is newer than what it saw; whether it matters
- * is seen when it is applied.
+ * What is found waits in a list whose length is bounded, the parts of one
+ * directory in order, for one thread lists all of it; those of several in any.
+ * The scanner says from which batch on something told is newer than what it saw;
+ * whether it matters is seen when it is applied.
  */
 #include "catalog_scan.h"
 
@@ -23,20 +25,25 @@
 #include "cleanup.h"
 #include "util.h"
 
+#define THREADS	  2
 #define PART	  4096
-#define FOUND_MAX 32768
-#define ENOUGH	  4096
+#define FOUND_MAX 49152
+#define ENOUGH	  8192
 #define NICE	  10
 #define SLICE_NS  (50 * 1000000LL)
 
 struct scan {
 	struct catalog *c;
-	pthread_t thread;
+	pthread_t threads[THREADS];
+	unsigned int started;
+	/* -- under lock -- */
 	pthread_mutex_t lock;
 	pthread_cond_t cond; /* jobs to do, room for what is found, stop */
 	struct cds_list_head jobs, found;
-	size_t nfound; /* entries, and one a chunk */
-	bool stop, idle;
+	size_t nfound;	      /* entries, and one a chunk */
+	unsigned int working; /* threads that list */
+	int64_t paced;	      /* what was found before is due then */
+	bool stop;
 };
 
 struct listed {
@@ -79,7 +86,11 @@ static void throttle(struct scan *s, size_t n)
 
 	if (!rate)
 		return;
-	until = monotonic_ns() + (int64_t)n * NSEC_PER_SEC / rate;
+	pthread_mutex_lock(&s->lock);
+	until = max_t(int64_t, monotonic_ns(), s->paced) +
+		(int64_t)n * NSEC_PER_SEC / rate;
+	s->paced = until;
+	pthread_mutex_unlock(&s->lock);
 	while (!atomic_load(&s->c->hurried) && !stopped(s)) {
 		struct timespec ts = {.tv_nsec = SLICE_NS};
 		int64_t left = until - monotonic_ns();
@@ -307,6 +318,11 @@ static void scan_dir(struct scan *s, struct room *room, struct scan_job *job)
 	keys_reset(&room->dirs);
 }
 
+static bool is_idle(struct scan *s)
+{
+	return !s->working && cds_list_empty(&s->jobs);
+}
+
 static void *scan_run(void *arg)
 {
 	struct scan *s = arg;
@@ -318,17 +334,18 @@ static void *scan_run(void *arg)
 		struct scan_job *job;
 
 		if (cds_list_empty(&s->jobs)) {
-			s->idle = true;
-			catalog_queue_wake(&s->c->queue);
 			pthread_cond_wait(&s->cond, &s->lock);
 			continue;
 		}
-		s->idle = false;
+		s->working++;
 		job = cds_list_first_entry(&s->jobs, struct scan_job, link);
 		cds_list_del(&job->link);
 		pthread_mutex_unlock(&s->lock);
 		scan_dir(s, room, job);
 		pthread_mutex_lock(&s->lock);
+		s->working--;
+		if (is_idle(s))
+			catalog_queue_wake(&s->c->queue);
 	}
 	pthread_mutex_unlock(&s->lock);
 	if (room) {
@@ -342,30 +359,6 @@ static void *scan_run(void *arg)
 
 /* ---- for the catalog's thread --------------------------------------------------- */
 
-int scan_start(struct catalog *c, struct scan **ret)
-{
-	struct scan *s = calloc(1, sizeof(*s));
-	int err;
-
-	if (!s)
-		return -ENOMEM;
-	s->c = c;
-	s->idle = true;
-	CDS_INIT_LIST_HEAD(&s->jobs);
-	CDS_INIT_LIST_HEAD(&s->found);
-	pthread_mutex_init(&s->lock, NULL);
-	pthread_cond_init(&s->cond, NULL);
-	err = thread_start(&s->thread, "catalog-scan", scan_run, s);
-	if (err) {
-		pthread_mutex_destroy(&s->lock);
-		pthread_cond_destroy(&s->cond);
-		free(s);
-		return err;
-	}
-	*ret = s;
-	return 0;
-}
-
 void scan_stop(struct scan *s)
 {
 	struct scan_chunk *chunk, *next;
@@ -374,12 +367,38 @@ void scan_stop(struct scan *s)
 	s->stop = true;
 	pthread_cond_broadcast(&s->cond);
 	pthread_mutex_unlock(&s->lock);
-	pthread_join(s->thread, NULL);
+	while (s->started)
+		pthread_join(s->threads[--s->started], NULL);
 	cds_list_for_each_entry_safe (chunk, next, &s->found, link)
 		scan_chunk_free(chunk);
 	pthread_mutex_destroy(&s->lock);
 	pthread_cond_destroy(&s->cond);
 	free(s);
+}
+
+int scan_start(struct catalog *c, struct scan **ret)
+{
+	struct scan *s = calloc(1, sizeof(*s));
+	int err = 0;
+
+	if (!s)
+		return -ENOMEM;
+	s->c = c;
+	CDS_INIT_LIST_HEAD(&s->jobs);
+	CDS_INIT_LIST_HEAD(&s->found);
+	pthread_mutex_init(&s->lock, NULL);
+	pthread_cond_init(&s->cond, NULL);
+	while (!err && s->started < THREADS) {
+		err = thread_start(&s->threads[s->started], "catalog-scan",
+				   scan_run, s);
+		s->started += !err;
+	}
+	if (err) {
+		scan_stop(s);
+		return err;
+	}
+	*ret = s;
+	return 0;
 }
 
 void scan_give(struct scan *s, struct scan_job **jobs, size_t n)
@@ -389,7 +408,6 @@ void scan_give(struct scan *s, struct scan_job **jobs, size_t n)
 	pthread_mutex_lock(&s->lock);
 	for (size_t i = 0; i < n; i++)
 		cds_list_add_tail(&jobs[i]->link, &s->jobs);
-	s->idle = false;
 	pthread_cond_broadcast(&s->cond);
 	pthread_mutex_unlock(&s->lock);
 }
@@ -418,7 +436,7 @@ bool scan_ready(struct scan *s)
 	bool ready;
 
 	pthread_mutex_lock(&s->lock);
-	ready = s->nfound >= ENOUGH || (s->idle && s->nfound);
+	ready = s->nfound >= ENOUGH || (is_idle(s) && s->nfound);
 	pthread_mutex_unlock(&s->lock);
 	return ready;
 }

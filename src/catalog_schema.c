@@ -76,7 +76,8 @@ const char *const catalog_sql_text[CQ_COUNT] = {
 	[CQ_META_PUT] = "INSERT OR REPLACE INTO meta VALUES(?, ?)",
 	[CQ_FILE_GET] = "SELECT " ROW " FROM files WHERE key = ?",
 	[CQ_FILE_INSERT] = "INSERT INTO files(" ROW ")"
-			   " VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+			   " VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+			   " ON CONFLICT(key) DO NOTHING",
 	[CQ_FILE_UPDATE] =
 		"UPDATE files SET uid = ?5, gid = ?6, nlink = ?7, flags = ?8,"
 		" state = ?9, size = ?10, front_bytes = ?11, access = ?12,"

@@ -37,15 +37,19 @@
 #include "cleanup.h"
 #include "util.h"
 
-#define JOBS	  512
+/* So many directories that the scanner has enough while a transaction is made
+ * of what it found, even where there are few files in each. */
+#define JOBS	  2048
 #define JOBS_OPEN 32 /* where each has a descriptor */
-#define TAKE	  8192
+#define TAKE	  32768
 #define KEYS	  256
+#define FLIGHT	  16384
 
 struct catalog_walk {
 	struct scan *scan;
 	struct scan_job *jobs[JOBS];
 	size_t n;
+	uint16_t flight[FLIGHT];    /* how many of them have that key, modulo */
 	struct cds_list_head taken; /* chunks of the transaction */
 };
 
@@ -76,6 +80,7 @@ static void job_free(struct catalog_walk *w, struct scan_job *job)
 			w->jobs[i] = w->jobs[--w->n];
 			break;
 		}
+	w->flight[job->key % FLIGHT] -= 1;
 	cleanup_close(&job->fd);
 	free(job);
 }
@@ -133,14 +138,21 @@ int catalog_walk_due(struct catalog *c, bool *ret, uint64_t *ret_marked)
 
 /* ---- applying ------------------------------------------------------------------ */
 
+/* fresh: nothing of the directory was listed before. */
 static int apply_entry(struct catalog *c, const struct scan_chunk *chunk,
-		       const struct scan_entry *entry)
+		       const struct scan_entry *entry, bool fresh)
 {
 	const struct scan_job *job = chunk->job;
 	const struct catalog_seen *seen = &entry->seen;
 	struct catalog_seen again;
 	int err, fd;
 
+	if (fresh && S_ISREG(seen->type) &&
+	    !catalog_touched_since(c, seen->key, chunk->batch)) {
+		err = catalog_file_found(c, job->key, entry->name, seen);
+		if (err != -EEXIST)
+			return err;
+	}
 	if (catalog_touched_since(c, seen->key, chunk->batch)) {
 		fd = catalog_dir_fd(c, &job->handle);
 		err = fd < 0 ? fd
@@ -276,7 +288,8 @@ static int apply_chunk(struct catalog *c, const struct scan_chunk *chunk)
 	    (!err && !front_handle_equal(&dir.handle, &chunk->job->handle)))
 		return 0;
 	for (size_t i = 0; !err && i < chunk->n; i++)
-		err = apply_entry(c, chunk, &chunk->entries[i]);
+		err = apply_entry(c, chunk, &chunk->entries[i],
+				  dir.gen == GEN_NEW);
 	if (!err && chunk->last)
 		err = apply_last(c, chunk, &dir);
 	return err;
@@ -286,6 +299,8 @@ static int apply_chunk(struct catalog *c, const struct scan_chunk *chunk)
 
 static bool in_flight(const struct catalog_walk *w, uint64_t key)
 {
+	if (!w->flight[key % FLIGHT])
+		return false;
 	for (size_t i = 0; i < w->n; i++)
 		if (w->jobs[i]->key == key)
 			return true;
@@ -330,7 +345,10 @@ static int give(struct catalog *c, struct catalog_walk *w)
 		err = catalog_db_handle(st, 1, &handle);
 		if (!err && !in_flight(w, key)) {
 			err = job_new(c, key, &handle, &w->jobs[w->n]);
-			w->n += !err;
+			if (!err) {
+				w->flight[key % FLIGHT]++;
+				w->n++;
+			}
 		}
 		if (err)
 			break;
