@@ -86,6 +86,7 @@ struct catalog_row {
 		ctime; /* ns since the epoch; access: the later of
 				       * the front's atime and the last event */
 	int64_t heat;  /* heat.h */
+	bool pinned_above; /* for the judge: a directory above is pinned */
 	/* What the judge said. */
 	int64_t due;  /* ns since the epoch; INT64_MAX: never */
 	int64_t rank; /* the lower the sooner it goes; INT64_MAX: none */

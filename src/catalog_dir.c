@@ -57,9 +57,11 @@ int catalog_dir_get(struct catalog_db *db, uint64_t key,
 	return err;
 }
 
-int catalog_dir_path_of(struct catalog_db *db, uint64_t key, char **ret)
+int catalog_dir_path_of(struct catalog_db *db, uint64_t key, char **ret,
+			bool *ret_pinned)
 {
 	_cleanup_free_ char *path = strdup("");
+	unsigned int flags = 0;
 	size_t len = 0;
 
 	for (int depth = 0; path; depth++) {
@@ -71,8 +73,13 @@ int catalog_dir_path_of(struct catalog_db *db, uint64_t key, char **ret)
 		err = catalog_dir_get(db, key, &dir);
 		if (err || depth > 100000)
 			return err ? err : -ENOENT;
+		flags |= dir.flags;
 		if (!dir.parent) {
 			*ret = steal_ptr(&path);
+			/* What is not understood may say so, too. */
+			if (ret_pinned)
+				*ret_pinned = flags & (CATALOG_PINNED |
+						       CATALOG_FOREIGN);
 			return 0;
 		}
 		add = strlen(dir.name) + 1;
@@ -102,7 +109,7 @@ static int open_by_path(struct catalog *c, const struct front_handle *handle,
 	char *name, *save = NULL;
 	int err;
 
-	err = catalog_dir_path_of(&c->db, catalog_key(handle), &path);
+	err = catalog_dir_path_of(&c->db, catalog_key(handle), &path, NULL);
 	if (err)
 		return err == -ENOENT ? -ESTALE : err;
 	fd = openat(c->front->root_fd, ".", flags | O_CLOEXEC);
@@ -503,6 +510,13 @@ static int replace(struct catalog *c, const struct catalog_dir *old,
 	return catalog_db_step(&c->db, CQ_DIR_HANDLE);
 }
 
+/* What pins a directory is about all below. */
+static int set_flags(struct catalog *c, uint64_t key, unsigned int flags)
+{
+	catalog_judge_moved(c, key);
+	return catalog_db_do(&c->db, CQ_DIR_FLAGS, (int64_t)key, flags);
+}
+
 /* parent is known, and nothing that is written closes a circle. */
 static int place(struct catalog *c, uint64_t parent, const char *name,
 		 const struct catalog_seen *seen, uint64_t gen)
@@ -524,8 +538,7 @@ static int place(struct catalog *c, uint64_t parent, const char *name,
 	if (!err && (dir.parent != parent || strcmp(dir.name, name) != 0))
 		err = move(c, &dir, parent, name);
 	if (!err && dir.flags != seen->flags)
-		err = catalog_db_do(&c->db, CQ_DIR_FLAGS, (int64_t)seen->key,
-				    seen->flags);
+		err = set_flags(c, seen->key, seen->flags);
 	return err;
 }
 
@@ -582,7 +595,5 @@ int catalog_dir_refresh(struct catalog *c, const struct catalog_dir *dir)
 	flags = err == -EPROTONOSUPPORT || err == -EBADMSG ? CATALOG_FOREIGN
 		: ea.flags & TIERFS_EA_F_PINNED		   ? CATALOG_PINNED
 							   : 0;
-	if (flags == dir->flags)
-		return 0;
-	return catalog_db_do(&c->db, CQ_DIR_FLAGS, (int64_t)dir->key, flags);
+	return flags == dir->flags ? 0 : set_flags(c, dir->key, flags);
 }

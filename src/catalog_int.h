@@ -264,6 +264,7 @@ struct catalog {
 	uint64_t path_dir;
 	char *path;
 	size_t path_len, path_cap;
+	bool path_pinned;	  /* it is, or one above */
 	struct catalog_row *rows; /* room for some */
 
 	/* -- the judge's -- */
@@ -339,7 +340,9 @@ int catalog_dir_named(struct catalog *c, uint64_t parent, const char *name,
 int catalog_dir_verify(struct catalog *c, uint64_t key);
 int catalog_dir_refresh(struct catalog *c, const struct catalog_dir *dir);
 /* To be freed; "" of the root. -ENOENT. */
-int catalog_dir_path_of(struct catalog_db *db, uint64_t dir, char **ret);
+int catalog_dir_path_of(struct catalog_db *db, uint64_t dir, char **ret,
+			/* it is, or one above; may be NULL */
+			bool *ret_pinned);
 
 /* -- catalog_hist.c --------------------------------------------------------------- */
 

@@ -5,9 +5,10 @@
  * A row is judged when it is written. When the rules change all are judged once
  * more, some at a time in the order of their keys; how far that is is kept in
  * the database ("judged"), with the fingerprint of the rules. A row that is
- * written meanwhile is judged by the new rules anyhow. Rules know paths, so when
- * a directory is moved the files below are judged once more; which, is in memory,
- * so after a crash all are.
+ * written meanwhile is judged by the new rules anyhow. Rules know paths, and what
+ * is below a pinned directory stays, so when one is moved, pinned or unpinned the
+ * files below are judged once more; which, is in memory, so after a crash all
+ * are.
  *
  * judge_lock is held while the judge is called, so that who replaces it knows
  * that it will not be called any more.
@@ -91,12 +92,13 @@ void catalog_judge_moved(struct catalog *c, uint64_t dir)
 /* c->path is the path of home/name then. */
 static int set_path(struct catalog *c, uint64_t home, const char *name)
 {
+	bool pinned;
 	size_t need;
 	char *path;
 	int err;
 
 	if (c->path_dir != home) {
-		err = catalog_dir_path_of(&c->db, home, &path);
+		err = catalog_dir_path_of(&c->db, home, &path, &pinned);
 		if (err)
 			return err == -ENOENT ? -EBADMSG : err;
 		free(c->path);
@@ -104,6 +106,7 @@ static int set_path(struct catalog *c, uint64_t home, const char *name)
 		c->path_len = strlen(path);
 		c->path_cap = c->path_len + 1;
 		c->path_dir = home;
+		c->path_pinned = pinned;
 	}
 	need = c->path_len + 1 + strlen(name) + 1;
 	if (need > c->path_cap) {
@@ -127,6 +130,7 @@ int catalog_judge_row(struct catalog *c, struct catalog_row *row)
 	pthread_mutex_lock(&c->judge_lock);
 	if (c->judge) {
 		err = set_path(c, row->home, row->name);
+		row->pinned_above = c->path_pinned;
 		if (!err)
 			c->judge(c->judge_arg, c->path, row);
 	}

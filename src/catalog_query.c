@@ -231,7 +231,7 @@ int catalog_dir_path(struct catalog_reader *r, uint64_t dir, char **ret)
 	int err = reader_ready(r);
 
 	if (!err)
-		err = catalog_dir_path_of(&r->db, dir, &path);
+		err = catalog_dir_path_of(&r->db, dir, &path, NULL);
 	if (!err && !*path) {
 		free(steal_ptr(&path));
 		path = strdup("/");
@@ -250,7 +250,7 @@ int catalog_path(struct catalog_reader *r, uint64_t home, const char *name,
 	char *path;
 
 	if (!err)
-		err = catalog_dir_path_of(&r->db, home, &dir);
+		err = catalog_dir_path_of(&r->db, home, &dir, NULL);
 	if (err)
 		return answered(r, err);
 	if (asprintf(&path, "%s/%s", dir, name) < 0)
@@ -371,7 +371,7 @@ int catalog_find(struct catalog_reader *r, uint64_t dir,
 	while (!err && !f.enough) {
 		_cleanup_free_ char *path = NULL;
 
-		err = catalog_dir_path_of(&r->db, dir, &path);
+		err = catalog_dir_path_of(&r->db, dir, &path, NULL);
 		if (!err)
 			err = find_files(&f, dir, path);
 		if (!err)

@@ -80,7 +80,7 @@ void policy_judge_row(const struct rule_verdict *verdict, int64_t now, bool hot,
 	int64_t act = INT64_MAX;
 
 	row->due = row->rank = INT64_MAX;
-	if (row->size == 0 ||
+	if (row->size == 0 || row->pinned_above ||
 	    row->flags & (CATALOG_PINNED | CATALOG_FOREIGN | CATALOG_DAMAGED))
 		return; /* who changes that writes the row anew */
 	if (!verdict->keep) {

@@ -64,6 +64,21 @@ static const char *when(int64_t ns, char buf[WHEN_LEN])
 
 /* ---- obstacles ----------------------------------------------------------------- */
 
+static void pinned(struct question *q)
+{
+	struct node *dir =
+		tier_pinned_above(q->eye->policy->tier, q->look.node);
+	char path[PATH_MAX];
+
+	if (!dir) {
+		obstacle(q, "pinned", "it is pinned");
+		return;
+	}
+	obstacle(q, "pinned", "by the directory %s",
+		 node_path(dir, path, sizeof(path)));
+	node_unref(dir);
+}
+
 static void of_file(struct question *q)
 {
 	const struct tier_file_status *status = &q->look.status;
@@ -73,7 +88,7 @@ static void of_file(struct question *q)
 	char at[WHEN_LEN];
 
 	if (status->pinned)
-		obstacle(q, "pinned", "it is pinned, or a directory above is");
+		pinned(q);
 	if (kept)
 		obstacle(q, "kept", "until %s: restore --keep", when(kept, at));
 	if (status->open)

@@ -354,6 +354,8 @@ void tier_submit(struct tier *tier, enum tier_op op, enum mover_prio prio,
 /* Sets or clears the pin of a file or directory. -EPERM (immutable). A
  * released file is not brought back by it: submit TIER_RESTORE. */
 int tier_pin(struct tier *tier, struct node *node, bool pin);
+/* The next directory above that is pinned, with a reference; NULL: none. */
+struct node *tier_pinned_above(struct tier *tier, struct node *node);
 
 /* For the check: the attribute of a resident file, if it is as in ea still, no
  * longer names copies. Their objects stay. -EAGAIN: it is another, or moving. */

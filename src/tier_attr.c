@@ -273,8 +273,7 @@ int tier_state(struct tier *tier, struct node *node, enum spill_state *ret)
 	return 0;
 }
 
-/* Whether a directory above is pinned. */
-static bool pinned_above(struct tier *tier, struct node *node)
+struct node *tier_pinned_above(struct tier *tier, struct node *node)
 {
 	struct node *dir;
 	bool pinned = false;
@@ -282,7 +281,7 @@ static bool pinned_above(struct tier *tier, struct node *node)
 	pthread_mutex_lock(&node->lock);
 	dir = node->parent ? node_ref(node->parent) : NULL;
 	pthread_mutex_unlock(&node->lock);
-	while (dir && !pinned) {
+	while (dir) {
 		struct node *up;
 
 		if (atomic_load(&dir->flags) & NODE_EA) {
@@ -297,20 +296,27 @@ static bool pinned_above(struct tier *tier, struct node *node)
 			pinned = ea.flags & TIERFS_EA_F_PINNED ||
 				 err == -EPROTONOSUPPORT;
 		}
+		if (pinned)
+			break;
 		pthread_mutex_lock(&dir->lock);
 		up = dir->parent ? node_ref(dir->parent) : NULL;
 		pthread_mutex_unlock(&dir->lock);
 		node_unref(dir);
 		dir = up;
 	}
-	if (dir)
-		node_unref(dir);
-	return pinned;
+	return dir;
 }
 
 bool tier_pinned(struct tier *tier, struct node *node, uint8_t flags)
 {
-	return flags & TIERFS_EA_F_PINNED || pinned_above(tier, node);
+	struct node *dir;
+
+	if (flags & TIERFS_EA_F_PINNED)
+		return true;
+	dir = tier_pinned_above(tier, node);
+	if (dir)
+		node_unref(dir);
+	return dir;
 }
 
 int tier_pin(struct tier *tier, struct node *node, bool pin)

@@ -127,6 +127,41 @@ def test_age(one):
     assert "90%" in answer["next"]
 
 
+def test_below_a_pinned_directory(one):
+    """What is below has no rank, so no pass looks at it; why says which
+    directory it is. So for what is there, what comes, and what is moved in,
+    until it is moved out or the pin is taken away."""
+    one.mount(*NEEDED)
+    top = one.mnt / "top"
+    (top / "sub").mkdir(parents=True)
+    (one.mnt / "other").mkdir()
+    put(top / "sub" / "before", 5000)
+    put(one.mnt / "other" / "f", 5000)
+
+    def pinned_by(path):
+        known(one, path)
+        answer = why(one, path)
+        details = [o["detail"] for o in answer["obstacles"]
+                   if o["kind"] == "pinned"]
+        assert (answer["rank"] is None) == bool(details) or \
+            wait_for(lambda: (why(one, path)["rank"] is None) == bool(details))
+        return details
+
+    assert not pinned_by(top / "sub" / "before")
+    one.do("pin", top)
+    put(top / "sub" / "after", 5000)
+    os.rename(one.mnt / "other", top / "other")
+    for path in (top / "sub" / "before", top / "sub" / "after",
+                 top / "other" / "f"):
+        assert pinned_by(path) == ["by the directory /top"]
+    os.rename(top / "sub", one.mnt / "out")
+    assert not pinned_by(one.mnt / "out" / "after")
+    one.do("unpin", top)
+    assert not pinned_by(top / "other" / "f")
+    one.do("pin", one.mnt / "out" / "after")
+    assert pinned_by(one.mnt / "out" / "after") == ["it is pinned"]
+
+
 def test_a_rule_names_the_target(one):
     """What it names, and no other, is where the file goes."""
     other = one.rig.dir / f"{one.name}.tape"

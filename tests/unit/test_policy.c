@@ -297,6 +297,10 @@ static void judged(void **state)
 		if (row.due != rows[i].due || row.rank != rows[i].rank)
 			fail_msg("row %zu: due %lld, rank %lld", i,
 				 (long long)row.due, (long long)row.rank);
+		row.pinned_above = true;
+		policy_judge_row(rows[i].v, rows[i].now, rows[i].hot,
+				 rows[i].held, &row);
+		assert_true(row.due == INT64_MAX && row.rank == INT64_MAX);
 	}
 }
 

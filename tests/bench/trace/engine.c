@@ -104,6 +104,7 @@ static void judge(struct sim *s, struct sim_file *f)
 		return;
 	row.state = f->state;
 	row.flags = 0;
+	row.pinned_above = false;
 	row.size = f->size;
 	sim_eval(s, f, &v);
 	policy_judge_row(&v, s->now, is_hot(s, f), 0, &row);
