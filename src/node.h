@@ -67,9 +67,10 @@ struct node {
 	struct node *parent; /* a reference; NULL for the root and unlinked */
 	char *name;	     /* below parent; one of its names if several */
 	struct tier_file *file; /* NULL for a closed file at rest */
-	uint16_t reads;	    /* opens that read in place since it was released */
-	pid_t reader;	    /* who read in place last, */
-	uint32_t reader_at; /* and when: ms; 0: nobody yet */
+	uint16_t reads;		/* opens that read in place and that count */
+	uint16_t reads_at;	/* since when: 2^16 ms */
+	pid_t reader;		/* who read in place last, */
+	uint32_t reader_at;	/* and when: ms; 0: nobody yet */
 
 	uint32_t fd_slot;	   /* under the fd cache's lock */
 	struct node_key first_key; /* *key, until a swap */

@@ -55,6 +55,9 @@ struct tier_parts {
 
 /* What can be changed while it is in use, each by itself: read without a lock,
  * whenever needed. parts.config has what they were at first. */
+/* Opens count for restore_after that come within that time of the first. */
+#define TIER_READS_NS (12 * 3600 * INT64_C(1000000000))
+
 struct tier_tunables {
 	_Atomic(bool) policy_auto;
 	_Atomic(uint64_t) migrate_age_ns;

@@ -21,6 +21,15 @@
  * one that counted do not count. A file of which the reader's pid is not known
  * (another pid namespace) counts each.
  *
+ * And they are those of one time: what came every night would come past any
+ * limit at last. The first that counts begins a time, TIER_READS_NS long, and the
+ * first after it another. Half a day, so that a nightly backup that comes earlier
+ * than the last one does not count as twice. Counter and beginning are the
+ * node's: they go with it, when the kernel forgets the file or at an unmount,
+ * which costs some reads in place. Rejected: keeping them in the EA or the
+ * catalog, which would make a write of each read; and what is used for longer
+ * than that has heat.
+ *
  * O_NONBLOCK does not wait for a target. The first read gets EAGAIN and begins
  * nothing: grep -r opens everything so, and goes on to the next file. A second
  * try, RETRY_MS to RETRY_MAX_MS later, says that the data is wanted, and begins a
@@ -34,6 +43,8 @@
 
 #define BUDGET_KEY   "restored"
 #define PASS_MS	     5000
+#define READS_TICKS  (TIER_READS_NS / 1000000 >> READS_SHIFT)
+#define READS_SHIFT  16 /* of ms; in 16 bits that is 49 days */
 #define RETRY_MS     20
 #define RETRY_MAX_MS 60000
 #define ROOM_MIN_NS  NSEC_PER_SEC
@@ -217,6 +228,18 @@ static uint32_t now_ms(void)
 	return (uint32_t)(monotonic_ns() / 1000000);
 }
 
+static void count(struct node *node, uint32_t now)
+{
+	uint16_t tick = (uint16_t)(now >> READS_SHIFT);
+
+	if (!node->reads || (uint16_t)(tick - node->reads_at) >= READS_TICKS) {
+		node->reads = 0;
+		node->reads_at = tick;
+	}
+	if (node->reads < UINT16_MAX)
+		node->reads++;
+}
+
 void tier_count_read(struct tier_file *file, const struct tier_who *who)
 {
 	uint32_t limit = atomic_load(&file->tier->tunables.restore_after);
@@ -228,8 +251,7 @@ void tier_count_read(struct tier_file *file, const struct tier_who *who)
 	file->unread--;
 	if (!who || !who->pid || !node->reads ||
 	    since_reader(node, who, now) > PASS_MS) {
-		if (node->reads < UINT16_MAX)
-			node->reads++;
+		count(node, now);
 		set_reader(node, who, now);
 	}
 	if (limit != CONFIG_NEVER && node->reads > limit)

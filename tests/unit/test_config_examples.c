@@ -33,6 +33,32 @@ static void strategies(void **state)
 	}
 }
 
+static void backups(void **state)
+{
+	static const char *const cgroups[] = {
+		"/system.slice/restic-db.service"};
+	_cleanup_free_ char *text = read_example("backup.conf");
+	struct recall_facts facts = {.uid = 1000, .comms = {"cat", "cat"}};
+	struct config *cfg = config_of(text);
+	struct recall_verdict v;
+
+	assert_int_equal(recall_rules_n(cfg->recall), 4);
+	recall_rules_eval(cfg->recall, &facts, &v);
+	assert_int_equal(v.action, RECALL_RESTORE);
+	facts.cgroups = cgroups;
+	facts.ncgroups = 1;
+	recall_rules_eval(cfg->recall, &facts, &v);
+	assert_int_equal(v.action, RECALL_IN_PLACE);
+	facts = (struct recall_facts){.uid = 0, .comms = {"tar", "tar"}};
+	recall_rules_eval(cfg->recall, &facts, &v);
+	assert_int_equal(v.action, RECALL_IN_PLACE);
+	facts.comms[0] = "updatedb";
+	facts.comms[1] = NULL;
+	recall_rules_eval(cfg->recall, &facts, &v);
+	assert_int_equal(v.action, RECALL_REFUSE);
+	config_free(cfg);
+}
+
 /* The lines that are "#KEY = VALUE", with KEY and VALUE; NULL: no more. */
 static char *next_commented(char **p, char **value)
 {
@@ -125,6 +151,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(strategies),
+		cmocka_unit_test(backups),
 		cmocka_unit_test(the_commented_one),
 		cmocka_unit_test(the_rule_with_every_key),
 		cmocka_unit_test(every_option),

@@ -322,13 +322,38 @@ static void test_given_back(void **state)
 	assert_int_equal(own.no_room, 2);
 }
 
+/* What comes every night does not count as more than one, what comes on one day
+ * does. */
+static void test_counts_lapse(void **state)
+{
+	const uint16_t ticks = TIER_READS_NS / 1000000 >> 16;
+	struct node *node = released("a");
+	struct tier_who who = {.pid = 100};
+
+	(void)state;
+	for (; who.pid < 110; who.pid++) {
+		assert_int_equal(look_at(node, &who), 4096);
+		assert_int_equal(node->reads, 1);
+		assert_int_equal(later(node), SPILL_RELEASED);
+		node->reads_at -= ticks;
+	}
+	for (; who.pid < 113; who.pid++) {
+		assert_int_equal(look_at(node, &who), 4096);
+		assert_int_equal(later(node), SPILL_RELEASED);
+	}
+	node->reads_at -= ticks - 2; /* time goes on */
+	assert_int_equal(look_at(node, &who), 4096);
+	assert_int_equal(later(node), SPILL_MIGRATED);
+	node_unref(node);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-		T(test_judged),	    T(test_refused), T(test_in_place),
-		T(test_nonblock),   T(test_passes),  T(test_budget),
-		T(test_given_back),
+		T(test_counts_lapse), T(test_judged),	  T(test_refused),
+		T(test_in_place),     T(test_nonblock),	  T(test_passes),
+		T(test_budget),	      T(test_given_back),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -69,6 +69,10 @@ static void do_read(struct sim *s, struct sim_file *f, bool backup)
 	f->untouched = false;
 	if (!stub || (backup && p->backup != BACKUP_PLAIN))
 		return;
+	if (s->now - f->reads_at >= TIER_READS_NS) {
+		f->reads = 0;
+		f->reads_at = s->now;
+	}
 	f->reads++;
 	sim_eval(s, f, &v);
 	if ((!v.read_in_place ||

@@ -17,7 +17,8 @@ struct sim_file {
 	uint64_t size, log;
 	int64_t access, mtime, heat;
 	uint32_t entries; /* of the log */
-	uint32_t reads;
+	uint32_t reads;	  /* since then: */
+	int64_t reads_at;
 	enum spill_state state;
 	bool exists, busy; /* busy: open for writing, or copied */
 	bool untouched;	   /* a copy of it was not of any use yet */
