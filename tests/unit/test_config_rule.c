@@ -156,7 +156,7 @@ static void what_the_options_set(void **state)
 	struct config *cfg = config_of("");
 
 	assert_int_equal(cfg->strategy, STRATEGY_AGE);
-	assert_true(cfg->half_life_ns == 7 * 86400ULL * NSEC_PER_SEC);
+	assert_true(cfg->half_life_ns == 12 * 3600ULL * NSEC_PER_SEC);
 	assert_true(cfg->cold == 0.5 && cfg->promote_at == 3);
 	assert_true(cfg->promote == 0); /* not with age */
 	assert_true(cfg->background.always);

@@ -3,12 +3,13 @@
 
 #include <errno.h>
 
-#define SEC	NSEC_PER_SEC
-#define HOUR	(3600 * SEC)
-#define DAY	(24 * HOUR)
-#define NOW	(1763700000 * SEC)
-#define NEVER	INT64_MAX
-#define TARGETS "[tierfs]\nspill = hdd=/hdd\nspill = tape=/tape\n"
+#define SEC	  NSEC_PER_SEC
+#define HOUR	  (3600 * SEC)
+#define DAY	  (24 * HOUR)
+#define HALF_LIFE (12 * HOUR) /* the default */
+#define NOW	  (1763700000 * SEC)
+#define NEVER	  INT64_MAX
+#define TARGETS	  "[tierfs]\nspill = hdd=/hdd\nspill = tape=/tape\n"
 
 static int no_xattr(void *arg, const char *name, void *buf, size_t size)
 {
@@ -155,7 +156,8 @@ static void edges_of_heat(void **state)
 {
 	struct rule_facts f = facts();
 
-	/* One access, ten days ago: 2^(-10/7) */
+	/* One access, 17 hours ago: 2^(-17/12) */
+	f.access = f.mtime = f.ctime = NOW - 17 * HOUR;
 	assert_true(fits_at("heat = < 0.38", &f, NOW));
 	assert_false(fits_at("heat = < 0.37", &f, NOW));
 	assert_true(fits_at("heat = 0.37..0.38", &f, NOW));
@@ -166,7 +168,8 @@ static void edges_of_heat(void **state)
 	assert_false(fits_at("heat = < 1", &f, NOW));
 	assert_true(fits_at("heat = 1..2", &f, NOW));
 	assert_true(fits_at("heat = >= 0", &f, NEVER));
-	f.heat = heat_touch(heat_touch(HEAT_NONE, NOW, 7 * DAY), NOW, 7 * DAY);
+	f.heat = heat_touch(heat_touch(HEAT_NONE, NOW, HALF_LIFE), NOW,
+			    HALF_LIFE);
 	assert_true(fits_at("heat = >= 2", &f, NOW));
 	assert_false(fits_at("heat = >= 2", &f, NOW + HOUR));
 }
@@ -288,18 +291,18 @@ static void each_strategy(void **state)
 	f.size = 100 << 20;
 	v = eval_at("[tierfs]\nstrategy = heat\n", &f, NOW);
 	/* One access is half of it after a half-life. */
-	assert_true(v.migrate_at > f.access + 7 * DAY - SEC &&
-		    v.migrate_at <= f.access + 7 * DAY);
-	f.access += DAY;
+	assert_true(v.migrate_at > f.access + HALF_LIFE - SEC &&
+		    v.migrate_at <= f.access + HALF_LIFE);
+	f.access += HALF_LIFE / 2;
 	w = eval_at("[tierfs]\nstrategy = heat\n", &f, NOW);
 	assert_true(w.rank > v.rank); /* never accessed: by age */
-	f.access -= DAY;
-	f.heat = heat_touch(heat_touch(HEAT_NONE, f.access, 7 * DAY), f.access,
-			    7 * DAY);
+	f.access -= HALF_LIFE / 2;
+	f.heat = heat_touch(heat_touch(HEAT_NONE, f.access, HALF_LIFE),
+			    f.access, HALF_LIFE);
 	v = eval_at("[tierfs]\nstrategy = heat\n", &f, NOW);
 	assert_true(v.rank > w.rank && v.rank == f.heat);
-	assert_true(v.migrate_at > f.access + 14 * DAY - SEC &&
-		    v.migrate_at <= f.access + 14 * DAY);
+	assert_true(v.migrate_at > f.access + DAY - SEC &&
+		    v.migrate_at <= f.access + DAY);
 }
 
 /* Small ones go last, whatever their times, in their order. */
