@@ -354,6 +354,10 @@ struct tier_request {
 void tier_submit(struct tier *tier, enum tier_op op, enum mover_prio prio,
 		 struct tier_request **reqs, size_t n);
 
+/* Of a migrated file that nobody uses the page cache keeps nothing: so that its
+ * release is short. May block on the front. */
+void tier_uncache(struct tier *tier, struct node *node);
+
 /* Sets or clears the pin of a file or directory. -EPERM (immutable). A
  * released file is not brought back by it: submit TIER_RESTORE. */
 int tier_pin(struct tier *tier, struct node *node, bool pin);

@@ -19,6 +19,7 @@
 /* Restoring has a descriptor open for each. */
 #define TIER_RESTORE_FILES 64
 #define TIER_BATCH_BYTES   (256u << 20)
+#define TIER_RELEASE_BYTES (1ULL << 30)
 
 /* What is to be deleted on a target once the front is synced. */
 struct tier_stale {

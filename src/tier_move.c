@@ -305,7 +305,6 @@ struct join {
 static void join_resume(struct tier_wait *wait, int err)
 {
 	struct join *join = container_of(wait, struct join, wait);
-
 	enum spill_state state;
 
 	err = wait->err;
@@ -455,12 +454,15 @@ static void submit_chain(struct batch *b, struct tier_request *asked)
 	tier_submit(b->tier, TIER_RESTORE, b->prio, &req, 1);
 }
 
-/* A release costs the same for any size: only syncs count. */
+/* A release copies nothing, but pages leave the cache: by several workers. */
 static bool is_full(const struct batch *b, uint8_t only, uint64_t size)
 {
-	return b->n == b->max || (b->n && b->moves[0]->only != only) ||
-	       (b->op != TIER_RELEASE &&
-		(size > TIER_SMALL || b->bytes + size > TIER_BATCH_BYTES));
+	uint64_t sum = b->bytes + size;
+
+	if (b->op == TIER_RELEASE ? sum > TIER_RELEASE_BYTES
+				  : size > TIER_SMALL || sum > TIER_BATCH_BYTES)
+		return true;
+	return b->n == b->max || (b->n && b->moves[0]->only != only);
 }
 
 /* What is migrated already goes on to be released, in a batch of its own. */
@@ -584,13 +586,9 @@ void tier_submit(struct tier *tier, enum tier_op op, enum mover_prio prio,
 		.max = op == TIER_RESTORE ? TIER_RESTORE_FILES
 					  : tier->batch_files,
 	};
-	struct batch released = {
-		.tier = tier,
-		.op = TIER_RELEASE,
-		.prio = prio,
-		.max = tier->batch_files,
-	};
+	struct batch released = b;
 
+	released.op = TIER_RELEASE;
 	if (op == TIER_RESTORE && n > 1)
 		sort_requests(tier, reqs, n);
 	for (size_t i = 0; i < n; i++)

@@ -6,7 +6,9 @@
  *      mount either
  *   2. INTENT_RELEASE with the file's times, committed
  *   3. the EA says RELEASED
- *   4. the front is synced: all EAs of the job are durable
+ *   4. the front is synced: all EAs of the job are durable; and what the page
+ *      cache has of the data goes, which takes longer than all else (ext4: 1 ms
+ *      for 16 MiB), while nobody has to wait for the lock
  *   5. under node->lock, not cancelled and the lease still held: the data are
  *      cut off and the times put back
  *   6. after a further sync the intents are dropped
@@ -57,6 +59,21 @@ int tier_lease(struct node *node, int type)
 bool tier_lease_held(int fd, int type)
 {
 	return fcntl(fd, F_GETLEASE) == type;
+}
+
+void tier_uncache(struct tier *tier, struct node *node)
+{
+	_cleanup_close_ int fd = -1;
+	struct tier_file *file;
+
+	if (tier_file_lock(tier, node, &file))
+		return;
+	/* A move's lease is not to be broken. */
+	if (!file->move && !file->nopen && file->ea.state == SPILL_MIGRATED)
+		fd = node_open(node, O_RDONLY | O_NOATIME | O_NONBLOCK);
+	tier_file_unlock(file);
+	if (fd >= 0)
+		posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
 }
 
 /* ---- the job ---------------------------------------------------------- */
@@ -204,6 +221,14 @@ static int mark_released(struct tier_move *move)
 	return ret;
 }
 
+/* Step 4: the file has no dirty pages, and as long as the lease is held nobody
+ * fills or maps them. */
+static void drop_pages(struct tier_move *move)
+{
+	if (tier_lease_held(move->fd, F_WRLCK))
+		posix_fadvise(move->fd, 0, 0, POSIX_FADV_DONTNEED);
+}
+
 /* Step 5. */
 static int drop_data(struct tier_move *move)
 {
@@ -311,6 +336,8 @@ void tier_release_run(struct mover_job *job, struct tier_move **moves, size_t n)
 	for (size_t i = 0; i < n; i++) {
 		struct tier_move *move = moves[i];
 
+		if (!move->err && !err)
+			drop_pages(move);
 		if (!move->err)
 			move->err = err ? err : drop_data(move);
 		if (move->err) {
