@@ -106,6 +106,7 @@ static void *work(void *arg)
 	struct policy_turn turn = {.policy = policy, .next_due = INT64_MIN};
 
 	turn.release.after = turn.copy.after = turn.ahead.after = INT64_MIN;
+	turn.uncache.after = INT64_MIN;
 	while (!atomic_load(&policy->stopping)) {
 		collect(policy);
 		if (by_itself(policy)) {

@@ -124,6 +124,7 @@ void policy_step_free(struct policy_step *step);
 /* Where a search by rank has come to. */
 struct policy_cursor {
 	int64_t after;
+	size_t skip;   /* so many after that, where it is said */
 	int64_t again; /* it has come to the end: not before; monotonic */
 	int64_t pause; /* that long */
 };
@@ -134,6 +135,7 @@ struct policy_pick {
 	bool by_hand;	  /* what is held is tried all the same */
 	bool small;	  /* by rank: those from RANK_SMALL on, too */
 	size_t rows_most; /* to be looked at in one call */
+	uint64_t least;	  /* of the coldest: bytes; smaller ones only count */
 	/* Of the call. */
 	enum tier_op op;
 	enum policy_cause cause;
@@ -142,12 +144,13 @@ struct policy_pick {
 	struct policy_limit taken;
 	size_t rows, page, skip;
 	int64_t last; /* rank of the last row */
+	size_t ties;  /* rows of that rank */
 	bool more;    /* it stopped because of a limit */
 	int err;
 };
 
 /* Chooses the coldest that op can be done with, that are not in flight and not
- * held, from after on. */
+ * held, from after on; the first pick->skip of those are passed over. */
 int policy_pick_coldest(struct policy_pick *pick, enum tier_op op,
 			enum policy_cause cause, int64_t after,
 			struct policy_limit limit);
@@ -265,7 +268,8 @@ struct policy_turn {
 	bool making_room; /* from high until low */
 	bool room_short;  /* releasing alone does not make it */
 	bool small;	  /* nor what is large */
-	struct policy_cursor release, copy, ahead;
+	struct policy_cursor release, copy, ahead, uncache;
+	uint64_t uncached; /* bytes, in this pass of it */
 	bool may_copy, barred;
 	struct policy_limit may;
 	int64_t due_again;  /* what is due cannot be done before; monotonic */

@@ -235,9 +235,17 @@ static bool take_cold(void *arg, const struct catalog_row *row)
 
 	if (!within(pick) || (row->rank >= RANK_SMALL && !pick->small))
 		return false;
+	if (pick->last != row->rank)
+		pick->ties = 0;
+	pick->ties++;
 	pick->last = row->rank;
-	pick->page++;
+	if (pick->page++ < pick->skip)
+		return true;
 	pick->rows++;
+	if (row->size < pick->least) {
+		pick->taken.bytes += row->front_bytes;
+		return true;
+	}
 	if (row->rank == INT64_MAX || passed_over(pick, row) ||
 	    look_at(pick, row, &look))
 		return !pick->err;
@@ -279,15 +287,17 @@ int policy_pick_coldest(struct policy_pick *pick, enum tier_op op,
 		return 0;
 	/* Rows of the rank of the last come again with the next page. */
 	for (;;) {
-		pick->page = 0;
+		pick->page = pick->ties = 0;
 		err = catalog_coldest(pick->eye->rows, state, after, page,
 				      take_cold, pick);
 		if (err || pick->err || pick->more || pick->page < page)
 			break;
-		if (pick->last - 1 > after)
+		if (pick->last - 1 > after) {
 			after = pick->last - 1;
-		else
+			pick->skip = 0;
+		} else {
 			page *= 2;
+		}
 	}
 	return err ? err : pick->err;
 }

@@ -31,6 +31,9 @@
 #define ROOM_LEAST_NS  NSEC_PER_SEC
 #define ROOM_MOST_NS   (30 * NSEC_PER_SEC)
 #define ROOM_BUSY_NS   (100 * NSEC_PER_MSEC)
+#define UNCACHE_FILES  1024 /* a turn */
+#define UNCACHE_BYTES  (1ULL << 30)
+#define UNCACHE_LEAST  (1U << 20) /* smaller files have few pages */
 #define END_LEAST_NS   NSEC_PER_SEC
 #define END_MOST_NS    MINUTE_NS
 #define LOOK_AGAIN_NS  (2 * NSEC_PER_SEC)
@@ -176,10 +179,17 @@ static size_t cold(struct policy_turn *t, struct policy_run *run,
 
 /* ---- room ------------------------------------------------------------------------ */
 
+/* The use from which on it is near high. */
+static double room_near(const struct policy_room *room)
+{
+	return room->high - (room->high - room->low) / 4;
+}
+
 static int64_t room_pause(const struct policy_room *room)
 {
-	double high = (double)room->total * room->high / 100;
-	double far = high - (double)room->used;
+	double near = room_near(room);
+	double next = room->percent < near ? near : room->high;
+	double far = (double)room->total * next / 100 - (double)room->used;
 	int64_t pause = far > 0 ? (int64_t)(far / ROOM_RATE * NSEC_PER_SEC) : 0;
 
 	return max_t(int64_t, ROOM_LEAST_NS,
@@ -224,6 +234,55 @@ static void make_room(struct policy_turn *t)
 	if (t->room_short)
 		t->wake = t->now + ROOM_LEAST_NS;
 	doing(t, POLICY_RELEASING);
+}
+
+/*
+ * Most of the time of a release is that of its pages to leave the cache. They
+ * will, and of all files these are the ones that nobody uses: so near high they
+ * leave beforehand, those of the files that a release down to low would take,
+ * some a turn. Then again after longer and longer pauses, as rows come late and
+ * files are read.
+ */
+static void uncache(struct policy_turn *t)
+{
+	struct policy_cursor *cursor = &t->uncache;
+	struct policy_limit limit = {.files = UNCACHE_FILES};
+	struct policy_step *step;
+	struct policy_plan plan;
+	struct policy_pick pick;
+
+	if (t->room.percent < room_near(&t->room)) {
+		*cursor = (struct policy_cursor){.after = INT64_MIN};
+		t->uncached = 0;
+		return;
+	}
+	if (t->making_room || t->now < cursor->again)
+		return;
+	if (t->uncached < t->room.over)
+		limit.bytes = min_t(uint64_t, UNCACHE_BYTES,
+				    t->room.over - t->uncached);
+	pick_begin(t, &pick, &plan);
+	pick.by_hand = true; /* nothing is held for it */
+	pick.least = UNCACHE_LEAST;
+	pick.skip = cursor->skip;
+	policy_pick_coldest(&pick, TIER_RELEASE, CAUSE_ROOM, cursor->after,
+			    limit);
+	cds_list_for_each_entry (step, &plan.list, link)
+		tier_uncache(t->policy->tier, step->node);
+	t->uncached += pick.taken.bytes;
+	if (pick.more && pick.last > INT64_MIN && t->uncached < t->room.over) {
+		cursor->after = pick.last - 1;
+		cursor->skip = pick.ties;
+		wake_at(t, t->now);
+	} else {
+		cursor->pause = max_t(int64_t, END_LEAST_NS, 2 * cursor->pause);
+		cursor->again = t->now + cursor->pause;
+		cursor->after = INT64_MIN;
+		cursor->skip = 0;
+		t->uncached = 0;
+		wake_at(t, cursor->again);
+	}
+	policy_plan_clear(&plan);
 }
 
 /* What is migrated does not suffice: copies the coldest, and drops them. */
@@ -466,5 +525,6 @@ void policy_turn(struct policy_turn *t)
 		return;
 	}
 	make_room(t);
+	uncache(t);
 	copy(t);
 }

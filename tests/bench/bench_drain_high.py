@@ -2,13 +2,17 @@
 # SPDX-License-Identifier: MIT
 """A full front drained from high to low by the policy: files a second, from the
 moment that it is above high until it is at low; the files are of 16 MiB, written
-blocks on the front and premigrated.
+blocks on the front and premigrated. Three times:
+
+    cold    the files are not in the page cache, as the coldest of a front that is
+            larger than the memory
+    near    they were, all of them, and the front has been near high since: for as
+            long as it took them to leave
+    cached  they are, all of them: it goes from far below high to above at once
 
     bench_drain_high.py --files=600      as many as there is disk for
     bench_drain_high.py --reserved=1     blocks that are reserved, not written:
                                          the same for the front, and little disk
-    bench_drain_high.py --cached=1       the files are in the page cache, which
-                                         takes about a millisecond each to leave
 """
 
 import os
@@ -16,10 +20,13 @@ import sys
 import time
 
 from bench import arguments, progress, report, rig
-from files import MIB
+from files import MIB, cached
 from rig import binary, drop_caches, run, wait_for
 
 SIZE = 16 * MIB
+GOAL = 2000
+LOW = 5  # of a hundred
+STATES = ("cold", "near", "cached")
 
 
 def make(path, block, reserved):
@@ -44,11 +51,38 @@ def use(disk):
     return 100 * used / (used + st.f_bavail)
 
 
+def over(disk):
+    """The bytes to go."""
+    st = os.statvfs(disk.path)
+    used = st.f_blocks - st.f_bfree
+    return (used - (used + st.f_bavail) * LOW / 100) * st.f_frsize
+
+
 def moved(tier):
     return tier.mount_status()["policy"]["released"]["files"]
 
 
-def drain(r, args):
+def share_cached(tier, files):
+    """The share of the files' bytes that is in the page cache: of some."""
+    some = range(0, files, max(1, files // 20))
+    found = [cached(name(tier, i)) for i in some]
+    if None in found:
+        sys.exit("cachestat(2) is there from Linux 6.5 on")
+    return sum(found) / len(some) / SIZE
+
+
+def name(tier, i):
+    return tier.front / f"d{i // 1000}" / f"f{i}"
+
+
+def read(tier, i):
+    fd = os.open(name(tier, i), os.O_RDONLY | os.O_NOATIME)
+    while os.read(fd, MIB):
+        pass
+    os.close(fd)
+
+
+def drain(r, args, state):
     front = r.disk("front", args.fs, args.files * SIZE * 9 // 8 + 2048 * MIB)
     target = r.disk("target", "ext4", (MIB * 2048 if args.reserved else
                                        args.files * SIZE * 9 // 8 + MIB * 2048))
@@ -57,38 +91,47 @@ def drain(r, args):
     for i in range(args.files):
         if i % 1000 == 0:
             (tier.front / f"d{i // 1000}").mkdir()
-        make(tier.front / f"d{i // 1000}" / f"f{i}", block, args.reserved)
-    progress(f"{args.files} files written, {use(front):.0f} % in use")
+        make(name(tier, i), block, args.reserved)
     tier.mount("policy=manual", "high=99", "low=98", "migrate_size=1",
                "migrate_age=365d")
     tier.migrate(tier.mnt)
     front.settle()
     target.settle()
     tier.do("report", tier.mnt)
-    if not args.cached:
-        # The coldest files of a front larger than the memory are not there.
-        drop_caches()
+    drop_caches()
+    for i in range(args.files if state != "cold" else 0):
+        read(tier, i)
     full = use(front)
-    progress(f"migrated, {full:.0f} % in use")
+    share = share_cached(tier, args.files)
+    progress(f"{state}: {args.files} files, {full:.0f} % in use, "
+             f"{100 * share:.0f} % of that in the page cache")
     # What it takes from full to nearly empty, which is the most files.
-    change(tier, f"high={full - 1:.2f}", "low=5")
+    if state == "near":
+        change(tier, "policy=auto", f"high={full + 1:.2f}", f"low={LOW}")
+        start = time.monotonic()
+        left = 1 - over(front) / (args.files * SIZE)
+        wait_for(lambda: share_cached(tier, args.files) < left + 0.06, 60)
+        progress(f"they left within {time.monotonic() - start:.2f} s")
+    change(tier, f"high={full - 1:.2f}", f"low={LOW}")
     start = time.monotonic()
     change(tier, "policy=auto")
-    wait_for(lambda: use(front) <= 5.05, 170, step=0.005)
+    wait_for(lambda: use(front) <= LOW + 0.05, 170, step=0.005)
     took = time.monotonic() - start
     files = moved(tier)
     tier.umount()
-    return files, took
+    return files, took, share
 
 
 def main():
-    args = arguments(__doc__, files=300, reserved=0, cached=0, fs="ext4")
+    args = arguments(__doc__, files=300, reserved=0, state="", fs="ext4")
     if args.files < 10:
         sys.exit("more files")
-    with rig() as r:
-        files, took = drain(r, args)
-    report("files_a_second", files / took, 2000, files=files, seconds=took,
-           fs=args.fs, reserved=args.reserved, cached=args.cached)
+    for state in [args.state] if args.state else STATES:
+        with rig() as r:
+            files, took, share = drain(r, args, state)
+        report(f"files_a_second_{state}", files / took, GOAL, files=files,
+               seconds=took, fs=args.fs, reserved=args.reserved, cached=share,
+               load=os.getloadavg()[0])
 
 
 if __name__ == "__main__":
