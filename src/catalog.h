@@ -156,10 +156,10 @@ void catalog_reader_close(struct catalog_reader *reader);
 /* Told of each row; false: no more. */
 typedef bool (*catalog_each)(void *arg, const struct catalog_row *row);
 
-/* Files that are due by then, the longest due first. */
-int catalog_due(struct catalog_reader *reader, int64_t until, size_t limit,
-		catalog_each each, void *arg);
-/* When the next will be due, INT64_MAX: none. */
+/* Files in state that are due by then, the longest due first. */
+int catalog_due(struct catalog_reader *reader, enum spill_state state,
+		int64_t until, size_t limit, catalog_each each, void *arg);
+/* When the next of any will be due, INT64_MAX: none. */
 int catalog_next_due(struct catalog_reader *reader, int64_t *ret);
 /* Files in state that have a rank above after, the lowest first. INT64_MIN:
  * from the start. */

@@ -163,31 +163,40 @@ static int64_t as_limit(size_t limit)
 	return (int64_t)min_t(size_t, limit, INT64_MAX);
 }
 
-int catalog_due(struct catalog_reader *r, int64_t until, size_t limit,
-		catalog_each each, void *arg)
+int catalog_due(struct catalog_reader *r, enum spill_state state, int64_t until,
+		size_t limit, catalog_each each, void *arg)
 {
 	int err;
 	sqlite3_stmt *st = ask(r, CQ_DUE, &err);
 
 	if (!st)
 		return err;
-	sqlite3_bind_int64(st, 1, until);
-	sqlite3_bind_int64(st, 2, as_limit(limit));
+	sqlite3_bind_int64(st, 1, state);
+	sqlite3_bind_int64(st, 2, until);
+	sqlite3_bind_int64(st, 3, as_limit(limit));
 	return each_row(r, CQ_DUE, limit, each, arg);
 }
 
 int catalog_next_due(struct catalog_reader *r, int64_t *ret)
 {
-	int err;
-	sqlite3_stmt *st = ask(r, CQ_NEXT_DUE, &err);
+	int64_t next = INT64_MAX;
 
-	if (!st)
-		return err;
-	err = catalog_db_step(&r->db, CQ_NEXT_DUE);
-	if (err < 0)
-		return answered(r, err);
-	*ret = err ? sqlite3_column_int64(st, 0) : INT64_MAX;
-	catalog_db_reset(&r->db, CQ_NEXT_DUE);
+	for (int state = 0; state < SPILL_STATES; state++) {
+		int err;
+		sqlite3_stmt *st = ask(r, CQ_NEXT_DUE, &err);
+
+		if (!st)
+			return err;
+		sqlite3_bind_int64(st, 1, state);
+		err = catalog_db_step(&r->db, CQ_NEXT_DUE);
+		if (err < 0)
+			return answered(r, err);
+		if (err)
+			next = min_t(int64_t, next,
+				     sqlite3_column_int64(st, 0));
+		catalog_db_reset(&r->db, CQ_NEXT_DUE);
+	}
+	*ret = next;
 	return 0;
 }
 

@@ -3,7 +3,9 @@
  * The catalog's tables, and opening them.
  *
  *   files  a row a regular file, by catalog_key(). due and rank are NULL where
- *          there is none, so that their indexes have only what is looked for.
+ *          there is none, so that their indexes have only what is looked for;
+ *          by state, for what may not be copied now, a backlog of any length,
+ *          is not to be read for what may be released
  *   links  all names of each file that has several; its home is one of them
  *   dirs   gen: the walk that listed it last
  *   hist   of each directory's subtree, by bucket (catalog_hist.c)
@@ -51,7 +53,6 @@ static const char schema[] =
 	" front_bytes INTEGER, access INTEGER, mtime INTEGER, ctime INTEGER,"
 	" heat INTEGER, due INTEGER, rank INTEGER);"
 	"CREATE INDEX files_home ON files(home);"
-	"CREATE INDEX files_due ON files(due) WHERE due IS NOT NULL;"
 	"CREATE INDEX files_rank ON files(state, rank)"
 	" WHERE rank IS NOT NULL;"
 	"CREATE TABLE links(key INTEGER, parent INTEGER, name BLOB,"
@@ -65,6 +66,12 @@ static const char schema[] =
 	"CREATE TABLE hist(dir INTEGER, bucket INTEGER, files INTEGER NOT NULL,"
 	" bytes INTEGER NOT NULL, PRIMARY KEY(dir, bucket)) WITHOUT ROWID;"
 	"COMMIT;";
+
+/* One that was made by an older one, too. */
+static const char due_index[] =
+	"CREATE INDEX IF NOT EXISTS files_state_due ON files(state, due)"
+	" WHERE due IS NOT NULL;"
+	"DROP INDEX IF EXISTS files_due;";
 
 #define APP_ID	1950564657
 #define VERSION 1
@@ -124,10 +131,10 @@ const char *const catalog_sql_text[CQ_COUNT] = {
 			" bytes = bytes + excluded.bytes",
 	[CQ_HIST_TRIM] = "DELETE FROM hist WHERE dir = ? AND files = 0",
 	[CQ_HIST_DEL] = "DELETE FROM hist WHERE dir = ?",
-	[CQ_DUE] = "SELECT " ROW " FROM files WHERE due <= ? ORDER BY due"
-		   " LIMIT ?",
-	[CQ_NEXT_DUE] = "SELECT due FROM files WHERE due IS NOT NULL"
-			" ORDER BY due LIMIT 1",
+	[CQ_DUE] = "SELECT " ROW " FROM files WHERE state = ? AND due <= ?"
+		   " ORDER BY due LIMIT ?",
+	[CQ_NEXT_DUE] = "SELECT due FROM files WHERE state = ? AND"
+			" due IS NOT NULL ORDER BY due LIMIT 1",
 	[CQ_COLDEST] = "SELECT " ROW " FROM files WHERE state = ? AND rank > ?"
 		       " ORDER BY rank LIMIT ?",
 	[CQ_POSITION] = "SELECT count(*) FROM files WHERE state = ?"
@@ -214,6 +221,8 @@ static int open_once(struct front *front, struct catalog_db *ret,
 		err = catalog_db_exec(&db, schema);
 	if (!err)
 		err = catalog_db_exec(&db, "PRAGMA journal_mode = WAL");
+	if (!err)
+		err = catalog_db_exec(&db, due_index);
 	if (err) {
 		catalog_db_close(&db);
 		return err;

@@ -139,7 +139,6 @@ struct policy_pick {
 	/* Of the call. */
 	enum tier_op op;
 	enum policy_cause cause;
-	unsigned int causes;	   /* bit by enum policy_cause */
 	struct policy_limit limit; /* of weight; one file at least */
 	struct policy_limit taken;
 	size_t rows, page, skip;
@@ -154,8 +153,8 @@ struct policy_pick {
 int policy_pick_coldest(struct policy_pick *pick, enum tier_op op,
 			enum policy_cause cause, int64_t after,
 			struct policy_limit limit);
-/* Chooses what is due, for one of causes. */
-int policy_pick_due(struct policy_pick *pick, unsigned int causes,
+/* Chooses what is due for that cause. */
+int policy_pick_due(struct policy_pick *pick, enum policy_cause cause,
 		    struct policy_limit limit);
 /* All that a pass by hand does, in order. */
 int policy_pick_all(struct policy_pick *pick);

@@ -32,8 +32,7 @@
 
 /* Rows that are read at once. */
 #define PAGE	 1024
-/* That many of other causes may be due before those that are asked for: the
- * query has no other order. */
+/* That many of what is due may be held or in flight. */
 #define DUE_MOST (PAGE << 6)
 
 #define STATE_FLAGS (CATALOG_PINNED | CATALOG_FOREIGN | CATALOG_DAMAGED)
@@ -332,21 +331,6 @@ bool policy_due_op(const struct policy_look *look, int64_t now,
 	return false;
 }
 
-/* Can the row be of one of causes? */
-static bool concerns(unsigned int causes, const struct catalog_row *row)
-{
-	switch (row->state) {
-	case SPILL_NONE:
-		return causes & 1u << CAUSE_DUE;
-	case SPILL_MIGRATED:
-		return causes & 1u << CAUSE_RELEASE;
-	case SPILL_RELEASED:
-		return causes & 1u << CAUSE_HOT;
-	default:
-		return true;
-	}
-}
-
 static void not_due(struct policy_pick *pick, const struct catalog_row *row)
 {
 	if (row->due <= pick->eye->now)
@@ -363,7 +347,7 @@ static bool take_due(void *arg, const struct catalog_row *row)
 	if (!within(pick))
 		return false;
 	/* Those of the page before. */
-	if (pick->page++ < pick->skip || !concerns(pick->causes, row))
+	if (pick->page++ < pick->skip)
 		return true;
 	pick->rows++;
 	if (passed_over(pick, row) || look_at(pick, row, &look))
@@ -376,37 +360,56 @@ static bool take_due(void *arg, const struct catalog_row *row)
 		 look.status.size > pick->limit.bytes - pick->taken.bytes)
 		/* Others would have to go for it, and then it for others. */
 		hold(pick, row, "no room below low");
-	else if (pick->causes & 1u << cause)
+	else if (cause == pick->cause)
 		pick->err = add(pick, row, &look, op, cause);
 	policy_look_end(&look);
 	return !pick->err;
 }
 
-int policy_pick_due(struct policy_pick *pick, unsigned int causes,
+/* In pages that begin anew, and grow: what is held or in flight is passed over. */
+static int due_in(struct policy_pick *pick, enum spill_state state,
+		  int64_t until)
+{
+	size_t page = PAGE;
+	int err;
+
+	for (pick->skip = 0;; pick->skip = page, page *= 4) {
+		pick->page = 0;
+		err = catalog_due(pick->eye->rows, state, until, page, take_due,
+				  pick);
+		if (err || pick->err || pick->more || pick->page < page)
+			return err ? err : pick->err;
+		if (page >= DUE_MOST) {
+			pick->more = true;
+			return 0;
+		}
+	}
+}
+
+int policy_pick_due(struct policy_pick *pick, enum policy_cause cause,
 		    struct policy_limit limit)
 {
 	int64_t until = pick->eye->now;
-	size_t page = PAGE;
 	int err;
 
 	/* What is held is due later, in the catalog, than it is. */
 	if (pick->by_hand)
 		until += HOLD_MOST_NS;
 	begin(pick, limit);
-	pick->causes = causes;
+	pick->cause = cause;
 	if (!limit.files || !limit.bytes)
 		return 0;
-	for (pick->skip = 0;; pick->skip = page, page *= 4) {
-		pick->page = 0;
-		err = catalog_due(pick->eye->rows, until, page, take_due, pick);
-		if (err || pick->err || pick->more || pick->page < page)
-			break;
-		if (page >= DUE_MOST) {
-			pick->more = true;
-			break;
-		}
+	switch (cause) {
+	case CAUSE_DUE:
+		return due_in(pick, SPILL_NONE, until);
+	case CAUSE_HOT:
+		return due_in(pick, SPILL_RELEASED, until);
+	default:
+		err = due_in(pick, SPILL_MIGRATED, until);
+		/* Of these the catalog has not heard the end. */
+		return err || pick->more ? err
+					 : due_in(pick, SPILL_MIGRATING, until);
 	}
-	return err ? err : pick->err;
 }
 
 /* ---- all ----------------------------------------------------------------------------- */
@@ -520,19 +523,19 @@ int policy_pick_all(struct policy_pick *pick)
 		err = pick_room(pick, &room, copy, &may.bytes, &more);
 	if (!err) {
 		err = policy_pick_due(
-			pick, 1u << CAUSE_RELEASE,
+			pick, CAUSE_RELEASE,
 			(struct policy_limit){left(pick), UINT64_MAX});
 		more |= pick->more;
 	}
 	if (!err && copy) {
-		err = policy_pick_due(pick, 1u << CAUSE_DUE,
+		err = policy_pick_due(pick, CAUSE_DUE,
 				      copies(pick, may.bytes, UINT64_MAX));
 		more |= pick->more;
 		may.bytes -= min_t(uint64_t, may.bytes, pick->taken.bytes);
 	}
 	if (!err && room.spare && policy_online(policy))
 		err = policy_pick_due(
-			pick, 1u << CAUSE_HOT,
+			pick, CAUSE_HOT,
 			(struct policy_limit){left(pick), room.spare});
 	have = room.copied + plan->copied;
 	if (!err && copy && room.ahead > have)

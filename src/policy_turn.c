@@ -325,8 +325,6 @@ static bool gather(void *arg, const struct catalog_row *row)
 	int64_t age = row->due - row->access, spare = age / 10;
 
 	spare = max_t(int64_t, 0, min_t(int64_t, spare, GATHER_MOST_NS));
-	if (row->state != SPILL_NONE)
-		spare = 0;
 	g->deadline = min_t(int64_t, g->deadline, row->due + spare);
 	g->bytes += row->size;
 	return g->bytes < GATHER_BYTES && g->deadline > g->turn->eye.now &&
@@ -340,7 +338,8 @@ static bool gathered(struct policy_turn *t)
 
 	if (t->now < t->awake)
 		return true;
-	if (catalog_due(t->eye.rows, t->eye.now, GATHER_FILES, gather, &g))
+	if (catalog_due(t->eye.rows, SPILL_NONE, t->eye.now, GATHER_FILES,
+			gather, &g))
 		return false;
 	if (g.bytes >= GATHER_BYTES || g.rows >= GATHER_FILES ||
 	    g.deadline <= t->eye.now)
@@ -373,9 +372,9 @@ static void ask_next(struct policy_turn *t)
 	atomic_store(&policy->wake_due, t->next_due);
 }
 
-/* Does what is due for these causes: how many. */
+/* Does what is due for this cause: how many. */
 static size_t do_due(struct policy_turn *t, struct policy_run *run,
-		     unsigned int causes, struct policy_limit limit)
+		     enum policy_cause cause, struct policy_limit limit)
 {
 	struct policy_pick pick;
 	struct policy_plan plan;
@@ -383,7 +382,7 @@ static size_t do_due(struct policy_turn *t, struct policy_run *run,
 	if (!limit.files || !limit.bytes)
 		return 0;
 	pick_begin(t, &pick, &plan);
-	policy_pick_due(&pick, causes, limit);
+	policy_pick_due(&pick, cause, limit);
 	return submit(t, run, &plan);
 }
 
@@ -418,13 +417,12 @@ static void due(struct policy_turn *t)
 	}
 	if (policy_online(policy)) {
 		limit = room_in(policy, &policy->room, ROOM_FILES, UINT64_MAX);
-		n += do_due(t, &policy->room, 1u << CAUSE_RELEASE, limit);
-		n += do_due(t, &policy->back, 1u << CAUSE_HOT, back_limit(t));
+		n += do_due(t, &policy->room, CAUSE_RELEASE, limit);
+		n += do_due(t, &policy->back, CAUSE_HOT, back_limit(t));
 	}
 	limit = copy_limit(t);
 	if (limit.files && gathered(t)) {
-		size_t copies =
-			do_due(t, &policy->copy, 1u << CAUSE_DUE, limit);
+		size_t copies = do_due(t, &policy->copy, CAUSE_DUE, limit);
 
 		if (copies)
 			t->awake = t->now + AWAKE_NS;

@@ -260,7 +260,13 @@ static void test_judge(void **state)
 	assert_int_equal(judge.calls, 3);
 	assert_int_equal(catalog_next_due(env->r, &next), 0);
 	assert_int_equal(next, 1005);
-	assert_int_equal(catalog_due(env->r, 1006, 100, each_row, &found), 0);
+	assert_int_equal(catalog_due(env->r, SPILL_MIGRATED, 1006, 100,
+				     each_row, &found),
+			 0);
+	assert_string_equal(found.names, "");
+	assert_int_equal(
+		catalog_due(env->r, SPILL_NONE, 1006, 100, each_row, &found),
+		0);
 	assert_string_equal(found.names, "abb");
 	assert_coldest(env, "bba");
 	assert_int_equal(catalog_position(env->r, SPILL_NONE, 9, &position), 0);

@@ -473,7 +473,7 @@ static size_t hot_within(uint64_t bytes)
 	assert_int_equal(policy_eye_open(policy, &eye), 0);
 	policy_eye_blink(&eye);
 	policy_plan_init(&plan);
-	assert_int_equal(policy_pick_due(&pick, 1u << CAUSE_HOT,
+	assert_int_equal(policy_pick_due(&pick, CAUSE_HOT,
 					 (struct policy_limit){10, bytes}),
 			 0);
 	n = plan.n;
