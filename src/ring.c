@@ -18,6 +18,10 @@
  * The list is the backlog too: the reaper moves no more to the kernel than
  * entries, so that neither queue of the ring overflows.
  *
+ * Where io_uring is forbidden (sysctl kernel.io_uring_disabled, the seccomp
+ * filters of containers) threads of our own do the operations, as many as
+ * wanted up to entries, and the reaper calls done as ever.
+ *
  * Nothing here outlives a crash.
  */
 #include "ring.h"
@@ -30,6 +34,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "util.h"
@@ -53,7 +58,17 @@ struct ring {
 	unsigned int ninflight;
 	bool asleep;
 	bool stopping;
+
+	/* Without io_uring, under lock. */
+	bool plain;
+	pthread_cond_t work; /* for the threads */
+	pthread_cond_t reap; /* for the reaper */
+	struct cds_list_head finished;
+	unsigned int nwaiting, nidle, nthreads;
+	pthread_t *threads;
 };
+
+static void plain_submitted(struct ring *ring);
 
 static void wake(struct ring *ring)
 {
@@ -69,6 +84,8 @@ static void submit(struct ring *ring, struct ring_op *op)
 	pthread_mutex_lock(&ring->lock);
 	cds_list_add_tail(&op->link, &ring->waiting);
 	ring->npending++;
+	if (ring->plain)
+		plain_submitted(ring);
 	asleep = ring->asleep;
 	ring->asleep = false;
 	pthread_mutex_unlock(&ring->lock);
@@ -192,6 +209,161 @@ static void *reaper(void *arg)
 	return NULL;
 }
 
+int ring_probe(void)
+{
+	struct io_uring uring;
+	int ret = io_uring_queue_init(1, &uring, IORING_SETUP_SQE128);
+
+	if (ret < 0)
+		return ret;
+	io_uring_queue_exit(&uring);
+	return 0;
+}
+
+/* ---- without io_uring ------------------------------------------------------ */
+
+static int64_t plain_run(const struct ring_op *op)
+{
+	ssize_t n;
+
+	switch (op->opcode) {
+	case IORING_OP_READ:
+		n = pread(op->fd, (void *)op->ptr, op->len, op->off);
+		if (n < 0 && errno == ESPIPE) /* as io_uring does */
+			n = read(op->fd, (void *)op->ptr, op->len);
+		return n;
+	case IORING_OP_WRITE:
+		return pwrite(op->fd, op->ptr, op->len, op->off);
+	case IORING_OP_OPENAT:
+		return openat(op->fd, op->ptr, op->flags, op->mode);
+	case IORING_OP_FSYNC:
+		return op->flags & IORING_FSYNC_DATASYNC ? fdatasync(op->fd)
+							 : fsync(op->fd);
+	case IORING_OP_UNLINKAT:
+		return unlinkat(op->fd, op->ptr, op->flags);
+	case IORING_OP_CLOSE:
+		return close(op->fd);
+	default:
+		return 0;
+	}
+}
+
+static void *plain_thread(void *arg)
+{
+	struct ring *ring = arg;
+	bool idle = false;
+
+	pthread_mutex_lock(&ring->lock);
+	for (;;) {
+		struct ring_op *op;
+		int64_t res;
+
+		if (cds_list_empty(&ring->waiting)) {
+			if (ring->stopping && !ring->npending)
+				break;
+			ring->nidle++;
+			pthread_cond_wait(&ring->work, &ring->lock);
+			ring->nidle--;
+			continue;
+		}
+		op = cds_list_first_entry(&ring->waiting, struct ring_op, link);
+		cds_list_move(&op->link, ring->inflight.prev);
+		ring->nwaiting--;
+		pthread_mutex_unlock(&ring->lock);
+		if (op->idle != idle) {
+			idle = op->idle;
+			syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0,
+				idle ? IOPRIO_IDLE : 0);
+		}
+		res = plain_run(op);
+		op->res = res < 0 ? -errno : (int)res;
+		pthread_mutex_lock(&ring->lock);
+		cds_list_move(&op->link, ring->finished.prev);
+		pthread_cond_signal(&ring->reap);
+	}
+	pthread_mutex_unlock(&ring->lock);
+	return NULL;
+}
+
+/* The lock is held. */
+static void plain_submitted(struct ring *ring)
+{
+	if (++ring->nwaiting > ring->nidle && ring->nthreads < ring->entries &&
+	    !thread_start(&ring->threads[ring->nthreads], "ring-work",
+			  plain_thread, ring))
+		ring->nthreads++;
+	pthread_cond_signal(&ring->work);
+}
+
+static void *plain_reaper(void *arg)
+{
+	struct ring *ring = arg;
+
+	pthread_mutex_lock(&ring->lock);
+	while (ring->npending || !ring->stopping) {
+		struct ring_op *op;
+
+		if (cds_list_empty(&ring->finished)) {
+			pthread_cond_wait(&ring->reap, &ring->lock);
+			continue;
+		}
+		op = cds_list_first_entry(&ring->finished, struct ring_op,
+					  link);
+		cds_list_del(&op->link);
+		pthread_mutex_unlock(&ring->lock);
+		op->done(op, op->res);
+		pthread_mutex_lock(&ring->lock);
+		ring->npending--;
+	}
+	pthread_cond_broadcast(&ring->work);
+	pthread_mutex_unlock(&ring->lock);
+	return NULL;
+}
+
+/* One thread at least is there from the start: submitting cannot fail. */
+static int plain_start(struct ring *ring)
+{
+	int ret;
+
+	ring->threads = calloc(ring->entries, sizeof(*ring->threads));
+	if (!ring->threads)
+		return -ENOMEM;
+	CDS_INIT_LIST_HEAD(&ring->finished);
+	pthread_cond_init(&ring->work, NULL);
+	pthread_cond_init(&ring->reap, NULL);
+	ring->plain = true;
+	ret = thread_start(&ring->threads[0], "ring-work", plain_thread, ring);
+	if (!ret) {
+		ring->nthreads = 1;
+		ret = thread_start(&ring->thread, "ring", plain_reaper, ring);
+	}
+	if (ret && ring->nthreads) {
+		pthread_mutex_lock(&ring->lock);
+		ring->stopping = true;
+		pthread_cond_broadcast(&ring->work);
+		pthread_mutex_unlock(&ring->lock);
+		pthread_join(ring->threads[0], NULL);
+	}
+	if (ret)
+		free(ring->threads);
+	return ret;
+}
+
+static void plain_stop(struct ring *ring)
+{
+	pthread_mutex_lock(&ring->lock);
+	pthread_cond_signal(&ring->reap);
+	pthread_mutex_unlock(&ring->lock);
+	pthread_join(ring->thread, NULL);
+	for (unsigned int i = 0; i < ring->nthreads; i++)
+		pthread_join(ring->threads[i], NULL);
+	pthread_cond_destroy(&ring->work);
+	pthread_cond_destroy(&ring->reap);
+	free(ring->threads);
+}
+
+/* ---- starting and stopping -------------------------------------------------- */
+
 static int start_thread(struct ring *ring)
 {
 	sigset_t all, old;
@@ -225,6 +397,13 @@ int ring_start(unsigned int entries, struct ring **ret_ring)
 	}
 	/* One more, for the wake-up. */
 	ret = io_uring_queue_init(entries + 1, &ring->uring, 0);
+	if (ret == -EPERM || ret == -EACCES || ret == -ENOSYS) {
+		ret = plain_start(ring);
+		if (ret < 0)
+			goto out_close;
+		*ret_ring = ring;
+		return 0;
+	}
 	if (ret < 0)
 		goto out_close;
 	/* The default of four for each CPU would let some slow operations of
@@ -253,9 +432,13 @@ void ring_stop(struct ring *ring)
 	pthread_mutex_lock(&ring->lock);
 	ring->stopping = true;
 	pthread_mutex_unlock(&ring->lock);
-	wake(ring);
-	pthread_join(ring->thread, NULL);
-	io_uring_queue_exit(&ring->uring);
+	if (ring->plain) {
+		plain_stop(ring);
+	} else {
+		wake(ring);
+		pthread_join(ring->thread, NULL);
+		io_uring_queue_exit(&ring->uring);
+	}
 	close(ring->wake_fd);
 	pthread_mutex_destroy(&ring->lock);
 	free(ring);

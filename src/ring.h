@@ -4,6 +4,7 @@
 
 /*
  * An io_uring with a thread that reaps it: file I/O that nobody waits for.
+ * Threads do it where io_uring is forbidden.
  *
  * Any thread submits, which appends to a list and wakes the reaper if it
  * sleeps: it never blocks, and never fails for want of room. The reaper hands
@@ -30,6 +31,7 @@ struct ring_op {
 	struct cds_list_head link;
 	uint8_t opcode;
 	bool idle;
+	int res;
 	int fd;
 	int flags;
 	mode_t mode;
@@ -39,8 +41,11 @@ struct ring_op {
 	int64_t submitted; /* monotonic ns */
 };
 
-/* entries: operations in the kernel at once. -ENOMEM, -ENOSYS (no io_uring),
- * -EPERM (forbidden by sysctl or seccomp). */
+/* Could a ring such as libfuse's be had? 0 or -errno. */
+int ring_probe(void);
+
+/* entries: operations in the kernel at once. -ENOMEM. Where there is no io_uring,
+ * or it is forbidden, threads take its place. */
 int ring_start(unsigned int entries, struct ring **ret);
 /* Waits until everything submitted is done. */
 void ring_stop(struct ring *ring);
