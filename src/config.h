@@ -24,6 +24,12 @@ enum config_passthrough {
 	PASSTHROUGH_OFF
 };
 
+enum config_io_uring {
+	URING_AUTO,
+	URING_ON, /* as auto, but its lack is a warning */
+	URING_OFF
+};
+
 #define CONFIG_NEVER UINT32_MAX /* restore_after=never */
 
 struct config_target {
@@ -76,7 +82,7 @@ struct config {
 
 	bool foreground, debug;
 	bool ro, noatime;
-	bool io_uring;
+	enum config_io_uring io_uring;
 	unsigned int max_threads; /* 0: libfuse's default */
 	bool allow_other;
 	char *fuse_opts; /* comma separated, what goes to libfuse as it is:

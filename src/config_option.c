@@ -24,6 +24,7 @@ struct option {
 	const char *def_text; /* only shown */
 	const char *help;
 	bool repeats, not_in_file;
+	bool bare;    /* a value need not be given: on */
 	bool changes; /* by -o remount */
 };
 
@@ -213,10 +214,12 @@ static const struct option options[] = {
 	 .def_text = "libfuse's",
 	 .help = "threads that serve requests"},
 	{.key = "io_uring",
-	 .set = config_set_flag,
+	 .arg = "auto|on|off",
+	 .bare = true,
+	 .set = config_set_io_uring,
 	 .field = FIELD(io_uring),
-	 .def = "off",
-	 .help = "requests over io_uring"},
+	 .def = "auto",
+	 .help = "requests over io_uring, else /dev/fuse"},
 	{.key = "allow_other",
 	 .set = config_set_flag,
 	 .field = FIELD(allow_other),
@@ -329,7 +332,7 @@ static const char *set_ours(struct config *cfg, const struct option *option,
 {
 	if (in_file && option->not_in_file)
 		return "cannot stand in a configuration file";
-	if (!value && option->arg)
+	if (!value && option->arg && !option->bare)
 		return "needs a value";
 	if (in_file && option->set == config_set_spill &&
 	    *config_spill_dir(value) != '/')

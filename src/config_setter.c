@@ -114,21 +114,39 @@ const char *config_set_policy(void *field, const char *value)
 	return NULL;
 }
 
+/* 0, 1, 2 or -1. */
+static int auto_on_off(const char *value)
+{
+	static const char *const names[] = {"auto", "on", "off"};
+
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+		if (!strcmp(value, names[i]))
+			return (int)i;
+	return -1;
+}
+
 const char *config_set_passthrough(void *field, const char *value)
 {
-	static const char *const names[] = {
-		[PASSTHROUGH_AUTO] = "auto",
-		[PASSTHROUGH_ON] = "on",
-		[PASSTHROUGH_OFF] = "off",
-	};
-	size_t i;
+	static const enum config_passthrough ways[] = {
+		PASSTHROUGH_AUTO, PASSTHROUGH_ON, PASSTHROUGH_OFF};
+	int i = auto_on_off(value);
 
-	for (i = 0; i < ARRAY_SIZE(names); i++)
-		if (!strcmp(value, names[i])) {
-			*(enum config_passthrough *)field = i;
-			return NULL;
-		}
-	return "none of auto, on and off";
+	if (i < 0)
+		return "none of auto, on and off";
+	*(enum config_passthrough *)field = ways[i];
+	return NULL;
+}
+
+const char *config_set_io_uring(void *field, const char *value)
+{
+	static const enum config_io_uring ways[] = {URING_AUTO, URING_ON,
+						    URING_OFF};
+	int i = auto_on_off(value);
+
+	if (i < 0)
+		return "none of auto, on and off";
+	*(enum config_io_uring *)field = ways[i];
+	return NULL;
 }
 
 const char *config_set_name(void *field, const char *value)

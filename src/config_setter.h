@@ -22,6 +22,7 @@ const char *config_set_threads(void *field, const char *value);
 const char *config_set_flag(void *field, const char *value);
 const char *config_set_policy(void *field, const char *value);
 const char *config_set_passthrough(void *field, const char *value);
+const char *config_set_io_uring(void *field, const char *value);
 const char *config_set_name(void *field, const char *value);
 const char *config_set_path(void *field, const char *value);
 const char *config_set_spill(void *field, const char *value);

@@ -486,6 +486,9 @@ static struct control *control_new(const struct control_parts *parts)
 	pthread_condattr_destroy(&attr);
 	control_set_passthrough(control, parts->passthrough,
 				parts->passthrough_why);
+	control->io_uring = parts->io_uring;
+	snprintf(control->io_uring_why, sizeof(control->io_uring_why), "%s",
+		 parts->io_uring_why ? parts->io_uring_why : "");
 	control->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	control->mountpoint = strdup(parts->mountpoint);
 	if (control->stop_fd < 0 || !control->mountpoint ||

@@ -22,6 +22,8 @@ struct control_parts {
 	const char *mountpoint;	     /* absolute; copied */
 	bool passthrough;	     /* for `tierctl status` */
 	const char *passthrough_why; /* where false; copied, may be NULL */
+	bool io_uring;		     /* how requests come */
+	const char *io_uring_why;    /* as passthrough_why */
 
 	/* -o remount, on any thread: options as of config_remount(); check:
 	 * nothing is changed. -errno: *ret_why (free it) says why. */

@@ -52,6 +52,8 @@ struct control {
 	pthread_cond_t cond; /* conns or runners became fewer */
 	bool passthrough;
 	char passthrough_why[160];
+	bool io_uring; /* with its reason never changes */
+	char io_uring_why[160];
 	struct cds_list_head conns;
 	unsigned int nconns;
 	struct cds_list_head live; /* of control_req: at the tier */

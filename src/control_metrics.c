@@ -248,6 +248,9 @@ json_t *control_metrics(struct control *control)
 	pthread_mutex_lock(&control->lock);
 	sample(control, f, "", NULL, NULL, control->passthrough);
 	pthread_mutex_unlock(&control->lock);
+	f = family(all, "tierfs_io_uring", "gauge", "",
+		   "1 where requests come over io_uring, 0 by /dev/fuse.");
+	sample(control, f, "", NULL, NULL, control->io_uring);
 	add_front(control, all);
 	add_states(control, all);
 	add_targets(control, all);

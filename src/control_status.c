@@ -203,15 +203,19 @@ json_t *control_status(struct control *control)
 	passthrough = control->passthrough;
 	strcpy(why, control->passthrough_why);
 	pthread_mutex_unlock(&control->lock);
-	ret = json_pack(
-		"{s:o, s:s, s:o, s:o, s:o, s:o, s:b, s:o, s:o}", "mount",
-		text(control->mountpoint), "name", parts->config->name, "front",
-		front_json(control->tier), "states", states_json(control->tier),
-		"targets", targets_json(control->tier), "queues",
-		queues_json(parts->mover), "passthrough", passthrough,
-		"catalog", control_catalog(control), "errors", errors_json());
+	ret = json_pack("{s:o, s:s, s:o, s:o, s:o, s:o, s:b, s:b, s:o, s:o}",
+			"mount", text(control->mountpoint), "name",
+			parts->config->name, "front", front_json(control->tier),
+			"states", states_json(control->tier), "targets",
+			targets_json(control->tier), "queues",
+			queues_json(parts->mover), "passthrough", passthrough,
+			"io_uring", control->io_uring, "catalog",
+			control_catalog(control), "errors", errors_json());
 	if (ret && !passthrough)
 		json_object_set_new(ret, "why", text(why));
+	if (ret && !control->io_uring)
+		json_object_set_new(ret, "io_uring_why",
+				    text(control->io_uring_why));
 	if (ret) {
 		json_object_set_new(ret, "restores",
 				    restores_json(control->tier));

@@ -26,6 +26,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
+#include <sys/statvfs.h>
 #include <sys/sysmacros.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -33,6 +34,11 @@
 #include "log.h"
 
 #define READ_AHEAD_KB 4096
+
+/*
+ * Requests of a CPU that are taken at once, at first: more are when they wait.
+ */
+#define FS_URING_DEPTH 8
 
 /* linux/fuse.h since 6.9; older headers lack it. */
 struct backing_map {
@@ -126,9 +132,10 @@ static void init(void *userdata, struct fuse_conn_info *conn)
 	else
 		fuse_set_feature_flag(conn, FUSE_CAP_PASSTHROUGH);
 	fs->session_pt = atomic_load(&fs->passthrough) == FS_PT_ON;
+	fs_uring_init(fs, conn);
 }
 
-static const struct fuse_lowlevel_ops ops = {
+static const struct fuse_lowlevel_ops plain_ops = {
 	.init = init,
 	.lookup = fs_lookup,
 	.forget = fs_forget,
@@ -197,7 +204,7 @@ static void put_escaped(FILE *out, const char *text)
 	}
 }
 
-static char *mount_options(const struct config *cfg)
+static char *mount_options(const struct config *cfg, bool io_uring)
 {
 	char *text = NULL;
 	size_t len;
@@ -215,8 +222,8 @@ static char *mount_options(const struct config *cfg)
 		fputs(",ro", out);
 	if (cfg->noatime)
 		fputs(",noatime", out);
-	if (cfg->io_uring)
-		fputs(",io_uring", out);
+	if (io_uring)
+		fprintf(out, ",io_uring,io_uring_q_depth=%d", FS_URING_DEPTH);
 	if (cfg->debug)
 		fputs(",debug", out);
 	if (cfg->fuse_opts && *cfg->fuse_opts)
@@ -242,8 +249,13 @@ static int fail(char **ret_why, int err, const char *fmt, ...)
 static int session_new(struct fs *fs, char **ret_why)
 {
 	struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
-	_cleanup_free_ char *options = mount_options(fs->parts.config);
+	struct fuse_lowlevel_ops ops = plain_ops;
+	_cleanup_free_ char *options = NULL;
 
+	fs->uring_asked = fs_uring_ask(fs);
+	if (fs->uring_asked)
+		fs_later_ops(&ops);
+	options = mount_options(fs->parts.config, fs->uring_asked);
 	if (!options || fuse_opt_add_arg(&args, "tierfs") < 0 ||
 	    fuse_opt_add_arg(&args, "-o") < 0 ||
 	    fuse_opt_add_arg(&args, options) < 0) {
@@ -271,13 +283,16 @@ int fs_mount(const struct fs_parts *parts, struct fs **ret, char **ret_why)
 	pthread_mutex_init(&fs->lock, NULL);
 	fs_park_init(fs);
 	fuse_set_log_func(log_fuse);
-	err = session_new(fs, ret_why);
+	err = fs_work_new(fs);
+	if (!err)
+		err = session_new(fs, ret_why);
 	if (!err && fuse_session_mount(fs->se, where) != 0)
 		err = fail(ret_why, -EIO, "cannot mount on %s: %s", where,
 			   strerror(errno));
 	if (err) {
 		if (fs->se)
 			fuse_session_destroy(fs->se);
+		fs_work_end(fs);
 		free(fs);
 		return err;
 	}
@@ -327,10 +342,12 @@ static void try_passthrough(struct fs *fs)
 static int make_ready(struct fs *fs)
 {
 	const struct config *config = fs->parts.config;
+	struct statvfs seen; /* fs_uring_seen() */
 	struct stat st;
 	int err;
 
-	if (stat(config->mountpoint, &st) < 0) {
+	if (stat(config->mountpoint, &st) < 0 ||
+	    statvfs(config->mountpoint, &seen) < 0) {
 		err = -errno;
 		log_error("%s does not answer: %s", config->mountpoint,
 			  strerror(-err));
@@ -415,6 +432,7 @@ int fs_serve(struct fs *fs, int (*ready)(void *arg), void *arg, char **ret_why)
 
 void fs_leave(struct fs *fs)
 {
+	fs_work_end(fs);
 	fs_park_answer(fs);
 	fuse_session_unmount(fs->se);
 }

@@ -51,5 +51,7 @@ void fs_end(struct fs *fs);
 
 /* Is passthrough in use? If not, why says it. */
 bool fs_passthrough(struct fs *fs, char *why, size_t len);
+/* Do requests come over io_uring? If not, why says it. When ready. */
+bool fs_uring(struct fs *fs, char *why, size_t len);
 
 #endif

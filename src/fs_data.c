@@ -15,6 +15,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 /* copy_file_range(2) cannot be interrupted: in pieces it can. */
@@ -167,6 +168,28 @@ static void seek_in_place(fuse_req_t req, struct node *node, off_t off,
 
 /* ---- on the front ---------------------------------------------------------- */
 
+/* Replies with what the page cache has, right into the request's ring entry.
+ * False: not all of it is there. */
+static bool read_cached(fuse_req_t req, const struct tier_data *data,
+			size_t size, off_t off)
+{
+	struct iovec iov = {.iov_len = size};
+	char *payload;
+	struct stat st;
+	size_t room;
+	ssize_t got;
+
+	if (fuse_req_get_payload(req, &payload, &room, NULL) || room < size)
+		return false;
+	iov.iov_base = payload;
+	got = preadv2(data->fd, &iov, 1, off, RWF_NOWAIT);
+	if (got < 0 || ((size_t)got < size &&
+			(fstat(data->fd, &st) < 0 || off + got < st.st_size)))
+		return false;
+	fuse_reply_buf(req, payload, (size_t)got);
+	return true;
+}
+
 void fs_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
 	     struct fuse_file_info *fi)
 {
@@ -182,6 +205,13 @@ void fs_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
 	}
 	if (err) {
 		fs_reply_err(req, err);
+		return;
+	}
+	if (fs_must_not_wait(req)) {
+		if (fi->flags & O_NOATIME ||
+		    !read_cached(req, &data, size, off))
+			fs_read_later(req, ino, size, off, fi);
+		tier_data_put(&data);
 		return;
 	}
 	buf.buf[0].flags = FUSE_BUF_IS_FD | FUSE_BUF_FD_SEEK;

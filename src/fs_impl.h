@@ -41,7 +41,11 @@ struct fs {
 	pthread_cond_t timer_cond;
 	pthread_t timer;
 	bool timer_runs, timer_stop;
-	char why[160]; /* why there is no passthrough */
+	char why[160];	     /* why there is no passthrough */
+	char uring_why[160]; /* why requests come by /dev/fuse */
+	bool uring_asked;    /* written before requests */
+	_Atomic(bool) uring; /* requests come over io_uring */
+	struct fs_work *work;
 
 	/* The timer's alone. */
 	int64_t timer_logged;
@@ -213,6 +217,55 @@ struct fs_use *fs_use_new(fuse_req_t req, struct node *node, int flags,
 			  void (*finish)(struct fs_use *use, int err));
 void fs_use_start(struct fs_use *use);
 void fs_use_free(struct fs_use *use);
+
+/* ---- the way of requests (fs_uring.c) -------------------------------------- */
+
+/* Is io_uring to be asked for? */
+bool fs_uring_ask(struct fs *fs);
+/* The kernel has said what it offers. */
+void fs_uring_init(struct fs *fs, struct fuse_conn_info *conn);
+/* One request came. */
+void fs_uring_seen(fuse_req_t req);
+
+/* ---- requests that keep a thread waiting (fs_work.c, fs_later.c) ------------ */
+
+/* A request with its arguments; pointers are into the request's ring entry. */
+struct fs_job {
+	struct cds_list_head link;
+	void (*run)(struct fs_job *job);
+	fuse_req_t req;
+	fuse_ino_t ino, to;
+	const char *name, *to_name;
+	struct fuse_file_info fi, to_fi;
+	bool has_fi;
+	struct stat attr;
+	size_t size, out_size;
+	off_t off, to_off;
+	mode_t mode;
+	int flags;
+	unsigned int cmd;
+	void *arg;
+	const void *data;
+	struct fuse_bufvec buf; /* of one, in memory */
+};
+
+/* Does a whole CPU wait if this thread does? */
+bool fs_must_not_wait(fuse_req_t req);
+/* A job for a worker; NULL: it can be done here, or has to be. */
+struct fs_job *fs_job_new(fuse_req_t req, fuse_ino_t ino,
+			  const struct fuse_file_info *fi,
+			  void (*run_job)(struct fs_job *job));
+/* Hands it over; it is freed after job->run(job), which replies. */
+void fs_job_later(struct fs_job *job);
+/* -ENOMEM. */
+int fs_work_new(struct fs *fs);
+/* When no request comes any more: waits until the workers are done. */
+void fs_work_end(struct fs *fs);
+/* fs_read() when it would wait. */
+void fs_read_later(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
+		   struct fuse_file_info *fi);
+/* Puts what may hand over in the place of the operations themselves. */
+void fs_later_ops(struct fuse_lowlevel_ops *ops);
 
 /* ---- the operations --------------------------------------------------------- */
 

@@ -313,6 +313,7 @@ void fs_statfs(fuse_req_t req, fuse_ino_t ino)
 {
 	struct statvfs st;
 
+	fs_uring_seen(req);
 	if (fstatvfs(fs_of(req)->parts.front->root_fd, &st) < 0)
 		fuse_reply_err(req, errno);
 	else

@@ -142,6 +142,18 @@ static void reload(void *arg)
 	pthread_mutex_unlock(&daemon->remount_lock);
 }
 
+/* How requests come, and if it is the slower way, why. */
+static void say_way(const struct config *config, bool io_uring, const char *why)
+{
+	if (io_uring)
+		log_info("requests come over io_uring");
+	else if (config->io_uring == URING_ON)
+		log_warn("io_uring=on, but requests come by /dev/fuse: %s",
+			 why);
+	else
+		log_info("requests come by /dev/fuse: %s", why);
+}
+
 /* The mount answers. */
 static int ready(void *arg)
 {
@@ -153,7 +165,7 @@ static int ready(void *arg)
 		.remount_arg = daemon,
 	};
 	_cleanup_free_ char *why = NULL;
-	char no_passthrough[160];
+	char no_passthrough[160], no_uring[160];
 	int err;
 
 	err = stack_serve(&daemon->stack);
@@ -165,6 +177,8 @@ static int ready(void *arg)
 	parts.passthrough = fs_passthrough(daemon->fs, no_passthrough,
 					   sizeof(no_passthrough));
 	parts.passthrough_why = no_passthrough;
+	parts.io_uring = fs_uring(daemon->fs, no_uring, sizeof(no_uring));
+	parts.io_uring_why = no_uring;
 	err = control_start(&parts, &daemon->control, &why);
 	if (err) {
 		log_error("%s", why ? why : strerror(-err));
@@ -178,6 +192,7 @@ static int ready(void *arg)
 	if (!parts.passthrough &&
 	    daemon->config->passthrough == PASSTHROUGH_AUTO)
 		log_info("no passthrough: %s", no_passthrough);
+	say_way(daemon->config, parts.io_uring, no_uring);
 	tell_systemd("READY=1");
 	detach(daemon);
 	return 0;

@@ -379,6 +379,10 @@ void print_mount(struct tool *tool, json_t *data)
 		printf("  passthrough yes\n");
 	else
 		printf("  passthrough no: %s\n", str(data, "why"));
+	if (truth(data, "io_uring"))
+		printf("  io_uring    yes\n");
+	else
+		printf("  io_uring    no: %s\n", str(data, "io_uring_why"));
 	print_catalog(json_object_get(data, "catalog"));
 	print_errors(json_object_get(data, "errors"));
 }

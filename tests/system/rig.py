@@ -23,6 +23,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from files import GIB, libc
 
 HERE = Path(__file__).resolve().parent
@@ -89,6 +91,23 @@ def mount_type(path):
             if left.split()[4] == str(path):
                 found = right.split()[0]
     return found
+
+
+@contextlib.contextmanager
+def fuse_parameter(value):
+    """What is mounted meanwhile is offered io_uring by the kernel, or not."""
+    path = Path("/sys/module/fuse/parameters/enable_uring")
+    if not path.exists():
+        pytest.skip("this kernel's FUSE has no io_uring")
+    before = path.read_text(encoding="ascii").strip()
+    try:
+        path.write_text(value, encoding="ascii")
+    except OSError as e:
+        pytest.skip(f"{path}: {e.strerror}")
+    try:
+        yield
+    finally:
+        path.write_text(before, encoding="ascii")
 
 
 # -- disks -----------------------------------------------------------------
@@ -275,6 +294,10 @@ class Tier:
                 f"passthrough={self.passthrough}"]
         if not any(o.startswith("policy=") for o in options):
             opts.append("policy=manual")
+        # Whatever else runs on the machine has switched on in the kernel.
+        if not any(o.startswith("io_uring") for o in options):
+            opts.append("io_uring=" + os.environ.get("TIERFS_TEST_IO_URING",
+                                                     "off"))
         opts += options
         return [binary("tierfs"), "-f", "-o", ",".join(opts),
                 str(self.front), str(mnt or self.mnt)]

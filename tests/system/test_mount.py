@@ -382,7 +382,7 @@ def test_noatime(one, passthrough):
 
 @pytest.mark.parametrize("option", [
     "name=other", "spill=/elsewhere", "spill=relative", "passthrough=on",
-    "max_threads=3", "io_uring", "allow_other=off", "config=/etc/fstab",
+    "max_threads=3", "io_uring=auto", "allow_other=off", "config=/etc/fstab",
     "no_such_option", "bwlimit=fast", "high=10", "max_read=4096",
     "user_id=1"])
 def test_remount_refused(one, option):

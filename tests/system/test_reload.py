@@ -76,7 +76,7 @@ def test_what_cannot_change(one, conf):
     one.mount(f"config={conf}")
     for text, name in (("name = other\n", None), # -o name= wins
                        ("max_threads = 3\n", "max_threads"),
-                       ("io_uring = on\n", "io_uring"),
+                       ("allow_other = off\n", "allow_other"),
                        ("walk_rate = 7\n", "walk_rate"),
                        ("ro = on\n", "ro"),
                        ("nosuid = on\n", "mount options")):

@@ -23,8 +23,8 @@ static void defaults(void **state)
 	assert_true(cfg->restore_below == 1 << 20);
 	assert_true(cfg->recall_timeout_ns == 0);
 	assert_true(cfg->bwlimit == 0);
-	assert_false(cfg->foreground || cfg->debug || cfg->ro || cfg->noatime ||
-		     cfg->io_uring);
+	assert_false(cfg->foreground || cfg->debug || cfg->ro || cfg->noatime);
+	assert_int_equal(cfg->io_uring, URING_AUTO);
 	assert_int_equal(cfg->max_threads, 0);
 	assert_int_equal(cfg->allow_other, geteuid() == 0);
 	assert_string_equal(cfg->fuse_opts,
@@ -58,8 +58,8 @@ static void every_option(void **state)
 	assert_true(cfg->recall_timeout_ns == 8ULL * NSEC_PER_SEC);
 	assert_true(cfg->bwlimit == 50 << 20);
 	assert_int_equal(cfg->max_threads, 9);
-	assert_true(cfg->foreground && cfg->debug && cfg->ro && cfg->noatime &&
-		    cfg->io_uring);
+	assert_true(cfg->foreground && cfg->debug && cfg->ro && cfg->noatime);
+	assert_int_equal(cfg->io_uring, URING_ON);
 	assert_false(cfg->allow_other);
 	assert_string_equal(
 		cfg->fuse_opts,
@@ -192,7 +192,7 @@ static const struct {
 	{"name=.", "not a name: " NAME_RULE},
 	{"max_threads=0", "not a number from 1 to 1024"},
 	{"max_threads=2000", "not a number from 1 to 1024"},
-	{"io_uring=yes", "neither on nor off"},
+	{"io_uring=yes", "none of auto, on and off"},
 	{"ro=1", "neither on nor off"},
 	{"rw=1", "takes no value"},
 	{"nosuid=off", "takes no value"},
@@ -358,7 +358,7 @@ static void help(void **state)
 		"bwlimit=RATE",
 		"allow_other",
 		"max_threads=N",
-		"io_uring",
+		"io_uring=auto|on|off",
 		"noatime",
 		"nosuid",
 		"--version",

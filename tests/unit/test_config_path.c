@@ -102,7 +102,7 @@ static void a_file(void **state)
 	assert_true(cfg->high == 70 && cfg->low == 5);
 	assert_true(cfg->restore_after == CONFIG_NEVER);
 	assert_string_equal(cfg->name, "fromfile");
-	assert_true(cfg->io_uring && !cfg->ro);
+	assert_true(cfg->io_uring == URING_ON && !cfg->ro);
 	assert_non_null(strstr(cfg->fuse_opts, "nosuid"));
 	config_free(cfg);
 
@@ -113,7 +113,7 @@ static void a_file(void **state)
 	assert_string_equal(cfg->targets[0].name, "three");
 	assert_true(cfg->high == 60 && cfg->low == 50);
 	assert_string_equal(cfg->name, "n");
-	assert_false(cfg->io_uring);
+	assert_int_equal(cfg->io_uring, URING_OFF);
 	assert_true(cfg->restore_after == CONFIG_NEVER);
 	assert_non_null(strstr(cfg->fuse_opts, "nosuid,suid"));
 	config_free(cfg);
@@ -148,7 +148,7 @@ static void bad_files(void **state)
 		 "@/conf:3: spill=a=/y: a second target of that name; give "
 		 "NAME=DIR"},
 		{"[tierfs]\nio_uring=\n",
-		 "@/conf:2: io_uring=: neither on nor off"},
+		 "@/conf:2: io_uring=: none of auto, on and off"},
 		{"[tierfs]\nhigh=5\n",
 		 "options low=80, high=5: low is not below high"},
 	};
