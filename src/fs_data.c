@@ -63,8 +63,11 @@ static struct fs_inplace *inplace_new(fuse_req_t req, struct node *node,
 
 static void inplace_next(struct fs_inplace *op, enum fs_park_next next)
 {
+	struct fs *fs;
+
 	if (next == PARK_LEAVE)
 		return;
+	fs = op->park.fs;
 	if (next == PARK_GO) {
 		if (op->res < 0)
 			fs_reply_err(op->park.req, op->res);
@@ -72,6 +75,7 @@ static void inplace_next(struct fs_inplace *op, enum fs_park_next next)
 			op->reply(op);
 	}
 	inplace_free(&op->park);
+	fs_park_answered(fs, next == PARK_GO);
 }
 
 static void inplace_done(struct fs_inplace *op, int64_t res)

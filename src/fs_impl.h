@@ -37,6 +37,7 @@ struct fs {
 	pthread_cond_t idle;
 	struct cds_list_head parked;   /* struct fs_park, oldest first */
 	struct cds_list_head given_up; /* answered, but not complete */
+	unsigned int nanswering;       /* PARK_GO, but not fs_park_answered() */
 	uint64_t recall_timeout;       /* ns, 0: none */
 	pthread_cond_t timer_cond;
 	pthread_t timer;
@@ -159,6 +160,8 @@ enum fs_park_next {
 void fs_park_begin(struct fs_park *park);
 enum fs_park_next fs_park_arm(struct fs_park *park);
 enum fs_park_next fs_park_done(struct fs_park *park);
+/* After the replies to n that were PARK_GO. */
+void fs_park_answered(struct fs *fs, unsigned int n);
 void fs_park_init(struct fs *fs);
 /* Who waits for a target longer than ns gets EIO; 0: nobody. -EAGAIN. */
 int fs_park_timeout(struct fs *fs, uint64_t ns);

@@ -52,7 +52,8 @@ static bool change(struct fs_park *park, int from, int to)
 
 static bool none_parked(struct fs *fs)
 {
-	return cds_list_empty(&fs->parked) && cds_list_empty(&fs->given_up);
+	return cds_list_empty(&fs->parked) && cds_list_empty(&fs->given_up) &&
+	       !fs->nanswering;
 }
 
 static void park_link(struct fs_park *park)
@@ -115,12 +116,29 @@ void fs_park_begin(struct fs_park *park)
 	atomic_store(&park->state, ARMING);
 }
 
-/* The one who goes on: nobody else looks at it any more. */
+/* The one who goes on: nobody else looks at it any more. The end waits for it
+ * still, as the reply is to come. */
 static enum fs_park_next go_on(struct fs_park *park)
 {
+	struct fs *fs = park->fs;
+
 	fuse_req_interrupt_func(park->req, NULL, NULL);
-	park_unlink(park);
+	pthread_mutex_lock(&fs->lock);
+	cds_list_del(&park->link);
+	fs->nanswering++;
+	pthread_mutex_unlock(&fs->lock);
 	return PARK_GO;
+}
+
+void fs_park_answered(struct fs *fs, unsigned int n)
+{
+	if (!n)
+		return;
+	pthread_mutex_lock(&fs->lock);
+	fs->nanswering -= n;
+	if (!fs->nanswering)
+		pthread_cond_broadcast(&fs->idle);
+	pthread_mutex_unlock(&fs->lock);
 }
 
 enum fs_park_next fs_park_arm(struct fs_park *park)
@@ -223,7 +241,7 @@ static void answer_all(struct fs *fs)
 			pthread_mutex_unlock(&fs->lock);
 			answer(taken, EINTR);
 			pthread_mutex_lock(&fs->lock);
-		} else if (cds_list_empty(&fs->parked)) {
+		} else if (cds_list_empty(&fs->parked) && !fs->nanswering) {
 			break;
 		} else {
 			/* Not armed yet, or its completion is on the way. */

@@ -39,6 +39,7 @@ static bool use_cancel(struct fs_park *park)
 static void use_resume(struct tier_wait *wait, int err)
 {
 	struct fs_use *use = container_of(wait, struct fs_use, wait);
+	struct fs *fs = use->park.fs;
 
 	use->err = err;
 	if (fs_park_done(&use->park) != PARK_GO)
@@ -47,10 +48,14 @@ static void use_resume(struct tier_wait *wait, int err)
 		use->finish(use, err);
 	else
 		fs_use_start(use);
+	fs_park_answered(fs, 1);
 }
 
 void fs_use_start(struct fs_use *use)
 {
+	struct fs *fs = use->park.fs;
+	unsigned int going = 0;
+
 	for (;;) {
 		int err;
 
@@ -62,14 +67,16 @@ void fs_use_start(struct fs_use *use)
 		}
 		if (err == -EINPROGRESS) {
 			if (fs_park_arm(&use->park) == PARK_LEAVE)
-				return;
+				break;
+			going++;
 			err = use->err;
 			if (!err)
 				continue;
 		}
 		use->finish(use, err);
-		return;
+		break;
 	}
+	fs_park_answered(fs, going);
 }
 
 static int use_open(struct fs_use *use)
