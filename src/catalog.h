@@ -52,6 +52,9 @@ void catalog_named(struct catalog *catalog, const struct front_handle *file,
 		   const struct front_handle *parent, const char *name);
 void catalog_unnamed(struct catalog *catalog, const struct front_handle *file,
 		     const struct front_handle *parent, const char *name);
+/* It lost its last name, and no other can be given to it any more. */
+void catalog_removed(struct catalog *catalog, const struct front_handle *file,
+		     const struct front_handle *parent, const char *name);
 /* For files and directories; both directories' locks held. An exchange is two
  * calls. What the new name led to before was told as unnamed. */
 void catalog_renamed(struct catalog *catalog, const struct front_handle *file,

@@ -33,6 +33,7 @@ struct touch {
 	struct front_handle file, heir_of;
 	struct catalog_access access;
 	bool created, moved, lost; /* by some event */
+	bool removed;		   /* by some event: for good */
 	struct event *names;	   /* each another name; or one without */
 	struct event **last;
 };
@@ -97,6 +98,7 @@ static void gather(struct catalog *c, struct batch *b, struct event *event)
 	t->created |= event->kind == EVENT_NAMED;
 	t->moved |= event->kind == EVENT_RENAMED;
 	t->lost |= event->kind == EVENT_UNNAMED;
+	t->removed |= event->kind == EVENT_REMOVED;
 	if (event->kind == EVENT_ACCESSED) {
 		t->access.n++;
 		t->access.last = max_t(int64_t, t->access.last, event->time);
@@ -209,7 +211,12 @@ static int apply_name(struct catalog *c, struct touch *t,
 					 t->created ? c->gen : GEN_NEW);
 	if (!S_ISREG(seen.type))
 		return 0;
-	err = catalog_file_named(c, parent, event->name, &seen, &t->access);
+	err = t->created ? catalog_file_found(c, parent, event->name, &seen,
+					      &t->access)
+			 : -EEXIST;
+	if (err == -EEXIST)
+		err = catalog_file_named(c, parent, event->name, &seen,
+					 &t->access);
 	t->access = (struct catalog_access){0};
 	return err;
 }
@@ -252,7 +259,8 @@ static int apply_gone(struct catalog *c, struct touch *t,
  * Has it no name at all? Asked of the inode, for what was removed: to look for
  * a name that is not there takes the directory's lock, and whoever goes on
  * removing files there waits for this thread, which others may have pushed off
- * its CPU.
+ * its CPU. Who saw the last link go says so, and then it is not asked at all:
+ * to open an inode that is gone has the kernel make one, and read the disk's.
  */
 static bool is_nameless(struct catalog *c, const struct touch *t)
 {
@@ -260,6 +268,8 @@ static bool is_nameless(struct catalog *c, const struct touch *t)
 	bool ret;
 	int fd;
 
+	if (t->removed)
+		return true;
 	if (!t->lost || t->moved)
 		return false;
 	fd = front_open_handle(c->front, &t->file, O_PATH);
@@ -268,6 +278,18 @@ static bool is_nameless(struct catalog *c, const struct touch *t)
 	ret = fstat(fd, &st) == 0 && st.st_nlink == 0;
 	close(fd);
 	return ret;
+}
+
+/* What is known of a file that was removed, if it is known. -ENOENT. */
+static int apply_removed(struct catalog *c, const struct touch *t)
+{
+	struct catalog_row row;
+	int err;
+
+	err = catalog_file_get(&c->db, catalog_key(&t->file), &row);
+	if (!err && !front_handle_equal(&row.handle, &t->file))
+		err = -ENOENT;
+	return err ? err : catalog_file_remove(c, &row);
 }
 
 static int apply(struct catalog *c, struct touch *t)
@@ -279,6 +301,12 @@ static int apply(struct catalog *c, struct touch *t)
 	int err = 0, there = 0;
 
 	catalog_touch(c, catalog_key(&t->file));
+	if (t->removed) {
+		err = apply_removed(c, t);
+		if (err != -ENOENT)
+			return err;
+		err = 0;
+	}
 	if (t->heir_of.len)
 		t->access.heir_of = &t->heir_of;
 	for (const struct event *e = t->names; e; e = e->next)

@@ -312,9 +312,10 @@ static int named_new(struct catalog *c, uint64_t parent, const char *name,
 }
 
 int catalog_file_found(struct catalog *c, uint64_t parent, const char *name,
-		       const struct catalog_seen *seen)
+		       const struct catalog_seen *seen,
+		       const struct catalog_access *access)
 {
-	return named_new(c, parent, name, seen, NULL);
+	return named_new(c, parent, name, seen, access);
 }
 
 static bool facts_equal(const struct catalog_row *a,

@@ -159,6 +159,7 @@ enum event_kind {
 	EVENT_BACKDATED,
 	EVENT_NAMED,
 	EVENT_UNNAMED,
+	EVENT_REMOVED,
 	EVENT_RENAMED, /* two events: from is EVENT_UNNAMED */
 	EVENT_SWAPPED,
 };
@@ -313,7 +314,8 @@ int catalog_file_named(struct catalog *c, uint64_t parent, const char *name,
 		       const struct catalog_access *access);
 /* The same, of one that is likely not known: -EEXIST, it is. */
 int catalog_file_found(struct catalog *c, uint64_t parent, const char *name,
-		       const struct catalog_seen *seen);
+		       const struct catalog_seen *seen,
+		       const struct catalog_access *access);
 /* parent/name does not lead to the file of that key (any more). */
 int catalog_file_unnamed(struct catalog *c, uint64_t key, uint64_t parent,
 			 const char *name);

@@ -185,6 +185,13 @@ void catalog_unnamed(struct catalog *c, const struct front_handle *file,
 		put(c, EVENT_UNNAMED, file, parent, name, NULL);
 }
 
+void catalog_removed(struct catalog *c, const struct front_handle *file,
+		     const struct front_handle *parent, const char *name)
+{
+	if (c)
+		put(c, EVENT_REMOVED, file, parent, name, NULL);
+}
+
 void catalog_renamed(struct catalog *c, const struct front_handle *file,
 		     const struct front_handle *oldparent, const char *oldname,
 		     const struct front_handle *newparent, const char *newname)

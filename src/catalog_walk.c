@@ -149,7 +149,7 @@ static int apply_entry(struct catalog *c, const struct scan_chunk *chunk,
 
 	if (fresh && S_ISREG(seen->type) &&
 	    !catalog_touched_since(c, seen->key, chunk->batch)) {
-		err = catalog_file_found(c, job->key, entry->name, seen);
+		err = catalog_file_found(c, job->key, entry->name, seen, NULL);
 		if (err != -EEXIST)
 			return err;
 	}

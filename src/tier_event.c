@@ -73,12 +73,15 @@ void tier_tell_named(struct tier *tier, const struct front_handle *file,
 }
 
 void tier_tell_unnamed(struct tier *tier, const struct front_handle *file,
-		       struct node *parent, const char *name)
+		       struct node *parent, const char *name, bool removed)
 {
 	struct front_handle dir;
 
 	if (!tier->parts.catalog)
 		return;
 	dir = node_handle(parent);
-	catalog_unnamed(tier->parts.catalog, file, &dir, name);
+	if (removed)
+		catalog_removed(tier->parts.catalog, file, &dir, name);
+	else
+		catalog_unnamed(tier->parts.catalog, file, &dir, name);
 }

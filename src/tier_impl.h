@@ -276,11 +276,12 @@ void tier_save_counts(struct tier *tier);
 void tier_tell_changed(struct tier *tier, struct node *node);
 void tier_tell_accessed(struct tier *tier, struct node *node);
 void tier_tell_backdated(struct tier *tier, struct node *node);
-/* That it got a name, or lost one. The directory's lock held, or the kernel's. */
+/* That it got a name, or lost one (the last one: removed, if it is sure that it
+ * can get no other). The directory's lock held, or the kernel's. */
 void tier_tell_named(struct tier *tier, const struct front_handle *file,
 		     struct node *parent, const char *name);
 void tier_tell_unnamed(struct tier *tier, const struct front_handle *file,
-		       struct node *parent, const char *name);
+		       struct node *parent, const char *name, bool removed);
 
 /* -- tier.c again ------------------------------------------------------- */
 

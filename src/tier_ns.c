@@ -162,8 +162,10 @@ static bool outlives(const struct node *node, bool last)
 	return !last || (node->file && node->file->nopen);
 }
 
+/* *ret_removed: the inode is without a name for good. */
 static int unlink_node(struct tier *tier, int dirfd, const char *name,
-		       struct node *parent, struct node *node)
+		       struct node *parent, struct node *node,
+		       bool *ret_removed)
 {
 	struct tier_file *file = NULL;
 	char orphan[ORPHAN_LEN];
@@ -193,6 +195,8 @@ static int unlink_node(struct tier *tier, int dirfd, const char *name,
 	if (nameless)
 		file->nameless = true;
 	tier_ctime_end(node);
+	/* Nobody links it meanwhile: node->lock. What is in orphans has one. */
+	*ret_removed = last && (!leaves || nameless);
 	if (last)
 		last_name_gone(tier, node, file, &st, leaves);
 	else if (node->parent == parent)
@@ -205,7 +209,7 @@ int tier_unlink(struct tier *tier, struct node *parent, const char *name)
 	_cleanup_node_fd_ struct node_fd dir = NODE_FD_NONE;
 	_cleanup_(node_unrefp) struct node *node = NULL;
 	struct front_handle handle;
-	bool regular = true;
+	bool regular = true, removed = false;
 	int ret;
 
 	ret = node_fd_get(parent, &dir);
@@ -215,7 +219,7 @@ int tier_unlink(struct tier *tier, struct node *parent, const char *name)
 	ret = name_node(tier, parent, dir.fd, name, &handle, &node);
 	if (!ret && node && S_ISREG(node->type)) {
 		pthread_mutex_lock(&node->lock);
-		ret = unlink_node(tier, dir.fd, name, parent, node);
+		ret = unlink_node(tier, dir.fd, name, parent, node, &removed);
 		tier_node_unlock(node);
 	} else if (!ret) {
 		struct stat st;
@@ -230,7 +234,7 @@ int tier_unlink(struct tier *tier, struct node *parent, const char *name)
 			regular = S_ISREG(st.st_mode);
 	}
 	if (!ret && regular)
-		tier_tell_unnamed(tier, &handle, parent, name);
+		tier_tell_unnamed(tier, &handle, parent, name, removed);
 	node_dir_unlock(parent);
 	return ret;
 }
@@ -249,7 +253,7 @@ int tier_rmdir(struct tier *tier, struct node *parent, const char *name)
 	if (!ret && unlinkat(dir.fd, name, AT_REMOVEDIR) < 0)
 		ret = -errno;
 	if (!ret)
-		tier_tell_unnamed(tier, &handle, parent, name);
+		tier_tell_unnamed(tier, &handle, parent, name, false);
 	node_dir_unlock(parent);
 	return ret;
 }

@@ -99,13 +99,24 @@ static void do_mkdir(struct world *w)
 
 static void do_remove(struct world *w)
 {
+	int root = w->env->front->root_fd, fd;
+	struct stat st;
 	struct place p;
 
-	if (!there(w, &p) || unlinkat(w->env->front->root_fd, p.path + 1,
-				      p.is_dir ? AT_REMOVEDIR : 0) < 0)
+	if (!there(w, &p))
 		return;
-	catalog_unnamed(w->env->c, &p.file, &p.parent, p.name);
-	w->done++;
+	fd = openat(root, p.path + 1, O_PATH | O_NOFOLLOW);
+	if (fd < 0)
+		return;
+	if (unlinkat(root, p.path + 1, p.is_dir ? AT_REMOVEDIR : 0) == 0) {
+		assert_int_equal(fstat(fd, &st), 0);
+		if (!p.is_dir && !st.st_nlink && pick(w, 4))
+			catalog_removed(w->env->c, &p.file, &p.parent, p.name);
+		else
+			catalog_unnamed(w->env->c, &p.file, &p.parent, p.name);
+		w->done++;
+	}
+	close(fd);
 }
 
 static void do_rename(struct world *w, unsigned int flags)
