@@ -260,6 +260,29 @@ def test_what_goes_next_leaves_the_page_cache(small):
     wait_for(lambda: used(small) <= 45)
 
 
+def test_a_release_does_not_wait_for_writers(small):
+    """What others have written, and the disk has not yet, is not waited for."""
+    small.mount("policy=manual")
+    paths = fill(small, 3, mib=2)
+    small.migrate(small.mnt)
+    small.disk.settle()
+    if not small.disk.throttle(write_bps=4 * MIB):
+        pytest.skip("no blkio cgroup")
+    took = []
+    try:
+        for i, path in enumerate(paths):
+            put(small.mnt / f"new{i}", 48 * MIB, i)
+            start = time.monotonic()
+            small.do("release", path)
+            took.append(time.monotonic() - start)
+            # Unless somebody's sync(2) came in between: 12 s.
+            if took[-1] < 6:
+                break
+    finally:
+        small.disk.throttle(write_bps=0)
+    assert min(took) < 6, took
+
+
 def test_room_without_copies(small):
     """What is not migrated is, and released, when nothing else makes room; the
     front does not fill up. Then enough is migrated ahead of need."""
