@@ -30,6 +30,7 @@ int fs_make(fuse_req_t req, struct node *parent, const char *name, mode_t mode,
 	err = node_fd_get(parent, &dir);
 	if (err)
 		return err;
+	tier_counting_begin(fs_tier(req));
 	fs_become(req);
 	if (S_ISDIR(mode))
 		err = mkdirat(dir.fd, name, mode & 07777);
@@ -37,11 +38,10 @@ int fs_make(fuse_req_t req, struct node *parent, const char *name, mode_t mode,
 		err = symlinkat(link, dir.fd, name);
 	else
 		err = mknodat(dir.fd, name, mode, rdev);
-	if (err < 0)
-		return -errno;
-	err = node_lookup(parent, name, ret_stat, ret);
+	err = err < 0 ? -errno : node_lookup(parent, name, ret_stat, ret);
 	if (!err && (S_ISREG(mode) || S_ISDIR(mode)))
 		tier_created(fs_tier(req), *ret, parent, name);
+	tier_counting_end(fs_tier(req));
 	return err;
 }
 

@@ -25,6 +25,7 @@
 /* What is done in the next moments is taken up together. */
 #define TOGETHER_NS   (20 * NSEC_PER_MSEC)
 #define FULL_TRIAL_NS (10 * MINUTE_NS)
+#define RECOUNT_NS    NSEC_PER_SEC
 
 /* ---- the thread ---------------------------------------------------------------- */
 
@@ -104,6 +105,7 @@ static void *work(void *arg)
 {
 	struct policy *policy = arg;
 	struct policy_turn turn = {.policy = policy, .next_due = INT64_MIN};
+	bool counted = false;
 
 	turn.release.after = turn.copy.after = turn.ahead.after = INT64_MIN;
 	turn.uncache.after = INT64_MIN;
@@ -119,6 +121,9 @@ static void *work(void *arg)
 			turn.detail[0] = '\0';
 		}
 		publish(policy, &turn);
+		if (!counted && !(counted = policy_recount(policy)))
+			turn.wake = min_t(int64_t, turn.wake,
+					  monotonic_ns() + RECOUNT_NS);
 		sleep_until(policy, turn.wake);
 	}
 	if (turn.sees)

@@ -257,6 +257,11 @@ struct policy {
 	int64_t last_pass, next_due;
 };
 
+/* -- policy_count.c ------------------------------------------------------------------ */
+
+/* Corrects the tier's counters: false, not now. */
+bool policy_recount(struct policy *policy);
+
 /* -- policy_turn.c: what the thread does -------------------------------------------- */
 
 struct policy_turn {

@@ -326,6 +326,7 @@ static void settle_all(struct tier *tier)
 	CDS_LIST_HEAD(list);
 	CDS_LIST_HEAD(dirty);
 
+	tier_counting_begin(tier);
 	pthread_mutex_lock(&tier->stale_lock);
 	cds_list_splice(&tier->unsettled, &list);
 	CDS_INIT_LIST_HEAD(&tier->unsettled);
@@ -342,6 +343,7 @@ static void settle_all(struct tier *tier)
 	}
 	if (!cds_list_empty(&dirty))
 		tier_dirty_settle(tier, &dirty);
+	tier_counting_end(tier);
 }
 
 static void tick(struct tier *tier)

@@ -2,7 +2,25 @@
 /*
  * Files and bytes by state: counted as they change, kept in the journal lazily.
  *
- * They are for people: a crash may leave them a little behind.
+ * A crash leaves them a little behind. So they are corrected once a mount from
+ * the catalog, when it knows all files (policy_count.c), while everything runs.
+ * A file, its row and its part of the counters do not change in one step; so
+ * whoever changes what is counted says when it begins, before it changes the
+ * front, and when it ends, after it counted and told the catalog: what makes,
+ * links, renames and removes files; each use for writing, from its open to its
+ * close, as its size is counted then; each move; and what comes after the last
+ * close (settling).
+ *
+ * If as many ended as begun, nothing is between its change and its count: ended
+ * is read first, both only grow, and ended is never ahead, so begun was the same
+ * then. If after the catalog has taken in what it was told, and was read, begun
+ * is still the same, then the counters of that moment, the front and what was
+ * read are of the same files. The difference is added, not stored: what begins
+ * from now on counts by adding, too, so it matters not when. With one that always
+ * has a file open for writing it waits, at worst for the next mount, at which
+ * nothing runs yet. Rejected: a lock around all that counts, which one that
+ * waits for the front's disk would hold against all others; and looking twice
+ * whether both agree, which one that hangs in between makes agree.
  */
 #include <errno.h>
 
@@ -48,6 +66,55 @@ void tier_counts(struct tier *tier, struct tier_counts *ret)
 		ret->files[i] = atomic_load(&tier->files[i]);
 		ret->bytes[i] = atomic_load(&tier->bytes[i]);
 	}
+}
+
+void tier_counting_begin(struct tier *tier)
+{
+	atomic_fetch_add(&tier->counting_begun, 1);
+}
+
+void tier_counting_end(struct tier *tier)
+{
+	atomic_fetch_add(&tier->counting_ended, 1);
+}
+
+static bool is_settled(struct tier *tier)
+{
+	bool ret;
+
+	pthread_mutex_lock(&tier->adopt_lock);
+	ret = !tier->adopting;
+	pthread_mutex_unlock(&tier->adopt_lock);
+	pthread_mutex_lock(&tier->stale_lock);
+	ret = ret && cds_list_empty(&tier->unsettled);
+	pthread_mutex_unlock(&tier->stale_lock);
+	return ret;
+}
+
+bool tier_quiet(struct tier *tier, struct tier_quiet *ret)
+{
+	uint64_t ended = atomic_load(&tier->counting_ended);
+
+	ret->begun = atomic_load(&tier->counting_begun);
+	if (ret->begun != ended || !is_settled(tier))
+		return false;
+	tier_counts(tier, &ret->counts);
+	return true;
+}
+
+bool tier_recount(struct tier *tier, const struct tier_quiet *then,
+		  const struct tier_counts *right)
+{
+	if (atomic_load(&tier->counting_begun) != then->begun)
+		return false;
+	for (int i = 0; i < SPILL_STATES; i++) {
+		atomic_fetch_add(&tier->files[i],
+				 right->files[i] - then->counts.files[i]);
+		atomic_fetch_add(&tier->bytes[i],
+				 right->bytes[i] - then->counts.bytes[i]);
+	}
+	atomic_store(&tier->counts_dirty, true);
+	return true;
 }
 
 int tier_load_counts(struct tier *tier)

@@ -49,6 +49,7 @@ int tier_forget_copies(struct tier *tier, struct node *node,
 	ret = tier_file_lock(tier, node, &file);
 	if (ret)
 		return ret;
+	tier_counting_begin(tier);
 	ea = file->ea;
 	/* MIGRATING is none in memory, unless it is moving. */
 	if (was->state == SPILL_MIGRATING && ea.state == SPILL_NONE)
@@ -68,6 +69,7 @@ int tier_forget_copies(struct tier *tier, struct node *node,
 	}
 	if (!ret && state == SPILL_MIGRATED)
 		tier_count_file(file, SPILL_MIGRATED, SPILL_NONE, was->size);
+	tier_counting_end(tier);
 	tier_file_unlock(file);
 	return ret;
 }
@@ -178,6 +180,7 @@ void tier_leave(struct tier *tier, struct node **nodes, size_t n, int *errs)
 	size_t k = 0;
 	int err = intents ? 0 : -ENOMEM;
 
+	tier_counting_begin(tier);
 	for (size_t i = 0; i < n; i++) {
 		errs[i] =
 			err ? err : begin_leaving(tier, nodes[i], &intents[k]);
@@ -195,4 +198,5 @@ void tier_leave(struct tier *tier, struct node **nodes, size_t n, int *errs)
 			      : leave(tier, nodes[i], intent ? intent->oid : 0,
 				      intent ? intent->id : 0);
 	}
+	tier_counting_end(tier);
 }

@@ -70,6 +70,7 @@ struct tier {
 
 	_Atomic(int64_t) bad_ea_told; /* monotonic ns */
 	_Atomic(uint64_t) renames_begun, renames_ended;
+	_Atomic(uint64_t) counting_begun, counting_ended; /* tier_count.c */
 	_Atomic(bool) draining;
 	unsigned int batch_files; /* what the limit of descriptors allows */
 	uint64_t max_size;	  /* of a file on the front */

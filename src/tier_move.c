@@ -87,6 +87,7 @@ struct tier_move *tier_move_new(struct tier_file *file, enum tier_op op,
 	move->fd = -1;
 	move->ea = file->ea;
 	file->move = move;
+	tier_counting_begin(file->tier);
 	return move;
 }
 
@@ -100,13 +101,13 @@ void tier_move_end(struct tier_move *move, int wake_err)
 	file->move = NULL;
 	if (move->own)
 		tier_own_end(file->tier, move->own, move->wrote, wake_err);
-	/* With the lock held, for nobody may find the lease but not the move:
-	 * an open would wait for the lease to be given back. */
+	/* With the lock held: an open that finds the lease finds the move. */
 	if (move->fd >= 0)
 		close(move->fd);
 	tier_wake(file, wake_err);
 	if (atomic_load(&node->flags) & NODE_UNLINKED && file->nopen == 0)
 		tier_orphan_closed(file);
+	tier_counting_end(file->tier);
 	tier_file_unlock(file);
 	free(move);
 	/* Last: who is told may ask for the next thing at once. */
@@ -253,14 +254,13 @@ int tier_recall(struct tier_file *file, enum mover_prio prio)
 	move = tier_move_new(file, TIER_RESTORE, NULL);
 	if (!move)
 		return -ENOMEM;
-	if (file->node->name)
-		snprintf(path, sizeof(path), "%s", file->node->name);
-	else
-		path[0] = '\0';
+	snprintf(path, sizeof(path), "%s",
+		 file->node->name ? file->node->name : "");
 	ret = queue_moves(tier, TIER_RESTORE, prio, &move, 1,
 			  tier_stub_size(file), path, true);
 	if (ret) {
 		file->move = NULL;
+		tier_counting_end(tier);
 		free(move);
 	}
 	return ret;

@@ -215,6 +215,7 @@ int tier_unlink(struct tier *tier, struct node *parent, const char *name)
 	ret = node_fd_get(parent, &dir);
 	if (ret)
 		return ret;
+	tier_counting_begin(tier);
 	node_dir_lock(parent);
 	ret = name_node(tier, parent, dir.fd, name, &handle, &node);
 	if (!ret && node && S_ISREG(node->type)) {
@@ -236,6 +237,7 @@ int tier_unlink(struct tier *tier, struct node *parent, const char *name)
 	if (!ret && regular)
 		tier_tell_unnamed(tier, &handle, parent, name, removed);
 	node_dir_unlock(parent);
+	tier_counting_end(tier);
 	return ret;
 }
 
@@ -442,6 +444,7 @@ int tier_rename(struct tier *tier, struct node *parent, const char *name,
 		return ret;
 	r.fd = fd.fd;
 	r.newfd = newfd.fd;
+	tier_counting_begin(tier);
 	node_dir_lock2(parent, newparent);
 	ret = name_node(tier, parent, fd.fd, name, &r.handle, &r.node);
 	if (!ret)
@@ -474,6 +477,7 @@ int tier_rename(struct tier *tier, struct node *parent, const char *name,
 		tell(&r, true);
 	node_unrefp(&r.node);
 	node_unrefp(&r.victim);
+	tier_counting_end(tier);
 	return ret;
 }
 
@@ -523,6 +527,7 @@ int tier_link(struct tier *tier, struct node *node, struct node *newparent,
 	ret = node_fd_get(newparent, &dir);
 	if (ret)
 		return ret;
+	tier_counting_begin(tier);
 	node_dir_lock(newparent);
 	atomic_fetch_add(&tier->renames_begun, 1);
 	tier_meta_begin(tier, node);
@@ -551,6 +556,7 @@ int tier_link(struct tier *tier, struct node *node, struct node *newparent,
 	tier_meta_unlock(tier, node);
 	atomic_fetch_add(&tier->renames_ended, 1);
 	node_dir_unlock(newparent);
+	tier_counting_end(tier);
 	return ret;
 }
 

@@ -290,6 +290,8 @@ int tier_open(struct tier *tier, struct node *node, int flags,
 	ret = tier_file_lock(tier, node, &file);
 	if (ret)
 		return ret;
+	if (write)
+		tier_counting_begin(tier); /* until it is closed */
 	if (tier_is_stub(file->ea.state))
 		ret = tier_who_check(tier, wait->who);
 	if (!ret)
@@ -310,6 +312,8 @@ int tier_open(struct tier *tier, struct node *node, int flags,
 	} else if (ret == -EINPROGRESS) {
 		tier_park(file, wait);
 	}
+	if (ret && write)
+		tier_counting_end(tier);
 	tier_file_unlock(file);
 	return ret;
 }
@@ -346,6 +350,8 @@ void tier_close(struct tier *tier, struct node *node, int flags)
 		if (atomic_load(&node->flags) & NODE_UNLINKED)
 			tier_orphan_closed(file);
 	}
+	if (write)
+		tier_counting_end(tier);
 	tier_file_unlock(file);
 }
 
@@ -357,6 +363,7 @@ int tier_untier(struct tier *tier, struct node *node, struct tier_wait *wait)
 	ret = tier_file_lock(tier, node, &file);
 	if (ret)
 		return ret;
+	tier_counting_begin(tier);
 	if (file->ea.state == SPILL_RELEASED || file->ea.state == SPILL_DIRTY) {
 		ret = tier_recall_for(file, wait);
 	} else if (file->ea.state == SPILL_MIGRATED) {
@@ -366,6 +373,7 @@ int tier_untier(struct tier *tier, struct node *node, struct tier_wait *wait)
 	}
 	if (ret == -EINPROGRESS)
 		tier_park(file, wait);
+	tier_counting_end(tier);
 	tier_file_unlock(file);
 	return ret;
 }
