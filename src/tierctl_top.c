@@ -4,9 +4,11 @@
  *
  * The whole screen is made first and written at once, each line cut to the
  * terminal's width, so that it does not flicker. Rates are of what the policy
- * and the jobs have moved since the last screen. Without a terminal it is one
- * screen, and the end.
+ * and the jobs have moved since the last answer; a terminal that changes its
+ * size is drawn anew from the same one. What goes wrong is said when the screen
+ * is the old one again. Without a terminal it is one screen, and the end.
  */
+#include <errno.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -36,7 +38,8 @@ static volatile sig_atomic_t ending;
 
 static void on_signal(int sig)
 {
-	ending = 1;
+	if (sig != SIGWINCH)
+		ending = 1;
 }
 
 __attribute__((format(printf, 1, 2))) static void line(const char *text, ...)
@@ -180,9 +183,8 @@ static void show_job(const json_t *job)
 	     size_text((uint64_t)num(job, "rate"), speed), path ? path : "?");
 }
 
-static void show_all(void)
+static void show_all(int64_t now)
 {
-	int64_t now = monotonic_ns();
 	double sec = (double)(now - top.before_ns) / NSEC_PER_SEC;
 	json_t *item;
 	size_t i;
@@ -197,22 +199,22 @@ static void show_all(void)
 		line("%6s %-8s %-8s %7s %7s %10s  %s", "JOB", "OP", "STATE",
 		     "DONE", "OF", "RATE", "PATH");
 	json_array_foreach(top.jobs, i, item) show_job(item);
-	json_decref(top.before);
-	top.before = json_incref(top.mounts);
-	top.before_ns = now;
 }
 
-/* Bytes of text that fit into cols, whole characters of UTF-8. */
-static int fitting(const char *text, int cols)
+/* Bytes of text that fit into cols, whole characters of UTF-8; how many columns
+ * are left. */
+static int fitting(const char *text, int cols, int *ret_left)
 {
 	int i = 0;
 
 	for (; text[i]; i++) {
 		if (((unsigned char)text[i] & 0xc0) == 0x80)
 			continue;
-		if (cols-- == 0)
+		if (cols == 0)
 			break;
+		cols--;
 	}
+	*ret_left = cols;
 	return i;
 }
 
@@ -220,14 +222,19 @@ static void draw(bool terminal)
 {
 	if (terminal)
 		fputs("\033[H", stdout);
-	for (int i = 0; i < top.n; i++)
-		if (terminal)
-			printf("%.*s\033[K%s", fitting(top.line[i], top.cols),
-			       top.line[i], i + 1 < top.n ? "\r\n" : "");
-		else
+	for (int i = 0; i < top.n; i++) {
+		int left, fits = fitting(top.line[i], top.cols, &left);
+
+		if (!terminal) {
 			printf("%s\n", top.line[i]);
-	if (terminal)
-		fputs("\033[J", stdout);
+			continue;
+		}
+		/* In the last column the cursor is still on its character. */
+		printf("%.*s%s%s", fits, top.line[i], left ? "\033[K" : "",
+		       i + 1 < top.n ? "\r\n" : "");
+	}
+	if (terminal && top.n < top.rows)
+		fputs("\r\n\033[J", stdout);
 	fflush(stdout);
 }
 
@@ -248,54 +255,97 @@ static void measure(bool terminal)
 		top.cols = size.ws_col;
 }
 
-/* A second, or a key: true, it is the end. */
-static bool pause_key(void)
+enum pause {
+	PAUSE_OVER,
+	PAUSE_RESIZED,
+	PAUSE_END
+};
+
+/* A second, or until a key ends it or the size changes. */
+static enum pause pause_key(void)
 {
+	int64_t end = monotonic_ns() + EVERY_MS * 1000000LL, left;
 	struct pollfd pfd = {.fd = STDIN_FILENO, .events = POLLIN};
 	char key;
 
-	if (ending || poll(&pfd, 1, EVERY_MS) < 0)
-		return ending;
-	return pfd.revents && (read(STDIN_FILENO, &key, 1) <= 0 || key == 'q' ||
-			       key == 'Q' || key == 3);
+	while (!ending && (left = end - monotonic_ns()) > 0) {
+		int n = poll(&pfd, 1, (int)(left / 1000000) + 1);
+
+		if (n < 0 && errno == EINTR)
+			return ending ? PAUSE_END : PAUSE_RESIZED;
+		if (n < 0)
+			return PAUSE_END;
+		if (n && (read(STDIN_FILENO, &key, 1) <= 0 || key == 'q' ||
+			  key == 'Q' || key == 3))
+			return PAUSE_END;
+	}
+	return ending ? PAUSE_END : PAUSE_OVER;
+}
+
+static void ask_all(struct tool *tool)
+{
+	struct sigaction sa = {.sa_handler = on_signal};
+
+	top.mounts = json_array();
+	top.jobs = json_array();
+	for (unsigned int i = 0; i < tool->ndaemons; i++) {
+		ask(tool, &tool->daemons[i], "status", take_mount);
+		ask(tool, &tool->daemons[i], "queue", take_job);
+	}
+	/* Over those of the session, which only end an answer. */
+	sigaction(SIGINT, &sa, NULL);
+	sigaction(SIGTERM, &sa, NULL);
+	sigaction(SIGHUP, &sa, NULL);
+	sigaction(SIGWINCH, &sa, NULL);
+}
+
+/* Shows what was answered, for a second: true, it is the end. */
+static bool show(struct tool *tool, bool terminal)
+{
+	int64_t now = monotonic_ns();
+	bool bad = tool->denied || tool->failed;
+	enum pause pause;
+
+	do {
+		measure(terminal);
+		show_all(now);
+		if (!tool->denied && (!terminal || !bad))
+			draw(terminal);
+		pause = terminal && !bad ? pause_key() : PAUSE_END;
+	} while (pause == PAUSE_RESIZED);
+	json_decref(top.before);
+	top.before = top.mounts;
+	top.before_ns = now;
+	json_decref(top.jobs);
+	return pause == PAUSE_END;
 }
 
 void top_command(struct tool *tool)
 {
 	bool terminal = isatty(STDOUT_FILENO) && isatty(STDIN_FILENO) &&
 			!tool->opt.json;
-	struct sigaction sa = {.sa_handler = on_signal};
+	static char said[4096];
 	struct termios old, raw;
 	bool set = terminal && !tcgetattr(STDIN_FILENO, &old);
 
-	if (set) {
+	ask_all(tool);
+	if (set && !tool->denied && !tool->failed) {
 		raw = old;
 		raw.c_lflag &= ~(tcflag_t)(ICANON | ECHO);
+		raw.c_cc[VSUSP] = _POSIX_VDISABLE;
 		tcsetattr(STDIN_FILENO, TCSANOW, &raw);
 		fputs("\033[?1049h\033[?25l", stdout);
+		setvbuf(stderr, said, _IOFBF, sizeof(said));
+	} else {
+		set = false;
 	}
-	do {
-		top.mounts = json_array();
-		top.jobs = json_array();
-		for (unsigned int i = 0; i < tool->ndaemons; i++) {
-			ask(tool, &tool->daemons[i], "status", take_mount);
-			ask(tool, &tool->daemons[i], "queue", take_job);
-		}
-		/* Over those of the session, which only end an answer. */
-		sigaction(SIGINT, &sa, NULL);
-		sigaction(SIGTERM, &sa, NULL);
-		sigaction(SIGHUP, &sa, NULL);
-		measure(terminal);
-		show_all();
-		if (!tool->denied)
-			draw(terminal);
-		json_decref(top.mounts);
-		json_decref(top.jobs);
-	} while (terminal && !tool->denied && !tool->failed && !pause_key());
+	while (!show(tool, terminal))
+		ask_all(tool);
 	if (set) {
 		fputs("\033[?25h\033[?1049l", stdout);
 		fflush(stdout);
 		tcsetattr(STDIN_FILENO, TCSANOW, &old);
+		fflush(stderr);
 	}
 	json_decref(top.before);
 }
