@@ -85,7 +85,7 @@ def adopt(tier, files, options):
         if not seen["walking"] and not seen["judging"] \
                 and seen["files"] >= files:
             break
-        time.sleep(0.05)
+        time.sleep(0.2)  # asking is a process each time
     assert seen["files"] == files and not seen["dropped"], seen
     result = took, cpu(tier.daemon.pid), *memory(tier.daemon.pid)
     tier.umount()
