@@ -8,8 +8,9 @@
  *
  * Each client works in a directory of its own, DIR/0, DIR/1, ..., relative to
  * it. What changes nothing is repeated for MILLISECONDS at least. Prints the
- * seconds that passed and the number of operations; any failure ends it with
- * status 1, for what failed is no measurement.
+ * seconds that passed, the number of operations, and the seconds of CPU time that
+ * the clients took; any failure ends it with status 1, for what failed is no
+ * measurement.
  */
 
 #include <err.h>
@@ -19,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -165,6 +167,16 @@ static void client(const struct op *op, const char *dir, int files,
 	_exit(0);
 }
 
+/* Of the clients, who have ended. */
+static double cpu(void)
+{
+	struct rusage used;
+
+	getrusage(RUSAGE_CHILDREN, &used);
+	return used.ru_utime.tv_sec + used.ru_stime.tv_sec +
+	       (used.ru_utime.tv_usec + used.ru_stime.tv_usec) * 1e-6;
+}
+
 static const struct op *find(const char *name)
 {
 	for (size_t i = 0; i < sizeof(ops) / sizeof(*ops); i++)
@@ -209,9 +221,10 @@ int main(int argc, char **argv)
 			errx(1, "a client ended");
 		total += n;
 	}
-	printf("%.9f %ld\n", now() - start, total);
+	start = now() - start;
 	while (wait(&status) > 0)
 		if (status)
 			return 1;
+	printf("%.9f %ld %.6f\n", start, total, cpu());
 	return 0;
 }

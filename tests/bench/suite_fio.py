@@ -51,14 +51,15 @@ class Fio:
             argv += [f"--name=client{n}",
                      f"--filename={system.mnt / f'data{n}'}"]
         done = run(*argv, timeout=120, cwd=self.args.dir)
-        speed = ios = 0
+        speed = ios = cpu = 0
         for job in json.loads(done.stdout[done.stdout.index("{"):])["jobs"]:
             side = job["write" if "write" in self.rw else "read"]
             if job["error"] or not side["total_ios"]:
                 raise AssertionError(f"fio: error {job['error']}")
             speed += float(side["bw_bytes"])
             ios += side["total_ios"]
-        return speed, ios
+            cpu += (job["usr_cpu"] + job["sys_cpu"]) / 1e5 * side["runtime"]
+        return speed, ios, cpu
 
 
 def all_of(args):

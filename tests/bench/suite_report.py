@@ -73,7 +73,7 @@ def slower_than(row, values, system):
     return found
 
 
-def judge(row, values, clients):
+def judge(row, values, cpu, clients):
     """{system: what is to be said of it}."""
     said = {}
     for system in values:
@@ -82,7 +82,10 @@ def judge(row, values, clients):
             continue
         low, mid, high = quartiles(got)
         it = {"ratio": mid, "lower_quartile": low, "upper_quartile": high,
-              "rounds": len(got)}
+              "rounds": len(got), "cpu": None}
+        by_cpu = ratios(cpu, system, "bare")
+        if by_cpu:
+            it["cpu"] = statistics.median(by_cpu)
         goal = target(row, system) if clients == 1 else None
         if goal:
             it["target"] = goal
@@ -125,6 +128,8 @@ def cell(result, system):
         return "failed" if system in result["failed"] else "-"
     text = (f"{said['ratio']:.2f} ({said['lower_quartile']:.2f}-"
             f"{said['upper_quartile']:.2f})")
+    if said["cpu"]:
+        text += f" cpu {said['cpu']:.2f}"
     if "target" in said:
         text += f" / {said['target']:.2f}{'' if said['reached'] else ' MISSED'}"
     if said.get("slower_than"):
@@ -145,7 +150,8 @@ def counted(result):
 def table(fs, results, systems):
     """Markdown."""
     others = [s for s in systems if s != "bare"]
-    lines = [f"{fs}: ratios to the bare front, median (quartiles) / target",
+    lines = [f"{fs}: ratios to the bare front: median (quartiles), of CPU time, "
+             "/ target; < what is faster",
              "",
              "| " + " | ".join(["row", "bare", *others,
                                 "requests an operation"]) + " |",

@@ -2,6 +2,7 @@
 """What the suite compares: each system serves a directory of its own on the same
 disk, all are mounted at the same time, and only one at a time has work."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -52,6 +53,14 @@ class System:
     @property
     def pid(self):
         return self.daemon.pid if self.daemon else None
+
+    def cpu(self):
+        """Seconds of CPU time that its daemon has taken."""
+        spent = 0
+        for task in Path(f"/proc/{self.pid}/task").iterdir():
+            with contextlib.suppress(OSError):  # a thread that has ended
+                spent += int((task / "schedstat").read_text().split()[0])
+        return spent / 1e9
 
     @property
     def connection(self):

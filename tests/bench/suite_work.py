@@ -7,6 +7,7 @@ where only looking is done."""
 
 import os
 import random
+import resource
 import shutil
 import subprocess
 import tarfile
@@ -23,15 +24,20 @@ SOURCES, SOURCE_DIRS = 4000, 250
 
 def metaops(*args):
     program = build_dir() / "tests" / "bench" / "metaops"
-    took, ops = run(program, *args, timeout=600).stdout.split()
-    return float(took) / int(ops), int(ops)
+    took, ops, cpu = run(program, *args, timeout=600).stdout.split()
+    return float(took) / int(ops), int(ops), float(cpu)
+
+
+def cpu_of_children():
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def at_once(ops, *argvs):
-    """Runs the commands at the same time; (seconds for each of ops, ops). Fails
-    when one does."""
+    """Runs the commands at the same time; (seconds for each of ops, ops, seconds
+    of CPU time). Fails when one does."""
     with tempfile.TemporaryFile() as said:
-        start = time.monotonic()
+        start, cpu = time.monotonic(), cpu_of_children()
         running = [subprocess.Popen(  # pylint: disable=R1732
             [str(a) for a in argv], stdout=subprocess.DEVNULL, stderr=said)
             for argv in argvs]
@@ -41,7 +47,7 @@ def at_once(ops, *argvs):
             said.seek(0)
             raise AssertionError(f"{bad[0]}: " + said.readline().decode(
                 errors="replace").strip())
-    return took / ops, ops
+    return took / ops, ops, cpu_of_children() - cpu
 
 
 class Work:
