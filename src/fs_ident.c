@@ -40,8 +40,8 @@ static _Thread_local struct {
 	bool can; /* take over identities */
 	bool own_umask;
 	bool fsetid;
-	uid_t uid;
-	gid_t gid;
+	uid_t uid, own_uid; /* the daemon's own never changes */
+	gid_t gid, own_gid;
 	mode_t umask;
 } me;
 
@@ -69,8 +69,8 @@ static void thread_init(void)
 	int bits = prctl(PR_GET_SECUREBITS);
 
 	me.ready = true;
-	me.uid = geteuid();
-	me.gid = getegid();
+	me.uid = me.own_uid = geteuid();
+	me.gid = me.own_gid = getegid();
 	me.can = bits >= 0 &&
 		 (bits & SECBIT_NO_SETUID_FIXUP ||
 		  prctl(PR_SET_SECUREBITS, bits | SECBIT_NO_SETUID_FIXUP) == 0);
@@ -152,5 +152,7 @@ void fs_become_stub_writer(fuse_req_t req, bool keep_priv, struct node *node)
 
 void fs_become_root(void)
 {
-	become(geteuid(), getegid(), true);
+	if (!me.ready)
+		thread_init();
+	become(me.own_uid, me.own_gid, true);
 }
