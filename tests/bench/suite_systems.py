@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 from bench import progress
@@ -61,6 +62,18 @@ class System:
             with contextlib.suppress(OSError):  # a thread that has ended
                 spent += int((task / "schedstat").read_text().split()[0])
         return spent / 1e9
+
+    def settled(self):
+        """cpu(), when it has stopped working: at most two seconds later."""
+        if not self.pid:
+            return 0
+        spent, end = self.cpu(), time.monotonic() + 2
+        while time.monotonic() < end:
+            time.sleep(0.02)
+            before, spent = spent, self.cpu()
+            if spent - before < 0.0005:
+                break
+        return spent
 
     @property
     def connection(self):
@@ -132,12 +145,6 @@ def start(rig, system, argv):
                           f"{log.read_text(errors='replace')[-300:]}")
 
 
-def over_uring(pid):
-    """Has the daemon libfuse's threads for it?"""
-    tasks = Path(f"/proc/{pid}/task").glob("*/comm")
-    return any(comm.read_text().startswith("fuse-ring") for comm in tasks)
-
-
 def mount_tierfs(system):
     uring = system.name.startswith("uring")
     with Enabled(uring):
@@ -146,8 +153,9 @@ def mount_tierfs(system):
         except AssertionError as e:
             raise Unavailable(str(e)) from e
     system.daemon = system.tier.daemon
-    if uring != over_uring(system.pid):
-        raise Unavailable("the kernel or libfuse took the other way")
+    status = system.tier.mount_status()
+    if uring and not status["io_uring"]:
+        raise Unavailable(status["io_uring_why"])
 
 
 def know(system):
