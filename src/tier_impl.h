@@ -425,6 +425,10 @@ bool tier_pinned(struct tier *tier, struct node *node, uint8_t flags);
 
 /* The target for so many bytes; -EIO: none is online. */
 int tier_choose_target(struct tier *tier, uint8_t only, uint64_t bytes);
+/* Commits an intent for each move, whose descriptor gives it its handle; on failure
+ * none. On a worker: waits for the commit. */
+int tier_journal_moves(struct tier *tier, struct tier_move **moves,
+		       struct intent *intents, size_t n);
 /* Each ends all of its moves, and answers their requests. */
 void tier_migrate_run(struct mover_job *job, struct tier_move **moves, size_t n,
 		      bool release_after);

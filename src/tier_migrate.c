@@ -131,6 +131,21 @@ int tier_choose_target(struct tier *tier, uint8_t only, uint64_t bytes)
 	return full;
 }
 
+int tier_journal_moves(struct tier *tier, struct tier_move **moves,
+		       struct intent *intents, size_t n)
+{
+	int ret = 0;
+
+	for (size_t i = 0; !ret && i < n; i++)
+		ret = front_handle_at(tier->parts.front, moves[i]->fd, "",
+				      &intents[i].handle);
+	if (!ret)
+		ret = journal_add(tier->parts.journal, intents, n);
+	for (size_t i = 0; !ret && i < n; i++)
+		moves[i]->intent = intents[i].id;
+	return ret;
+}
+
 static int journal_all(struct tier *tier, struct tier_move **moves, size_t n)
 {
 	_cleanup_free_ struct intent *intents = calloc(n, sizeof(*intents));
@@ -149,15 +164,8 @@ static int journal_all(struct tier *tier, struct tier_move **moves, size_t n)
 			.target = moves[i]->target,
 			.oid = moves[i]->oid,
 		};
-		ret = front_handle_at(tier->parts.front, moves[i]->fd, "",
-				      &intents[i].handle);
-		if (ret)
-			return ret;
 	}
-	ret = journal_add(tier->parts.journal, intents, n);
-	for (size_t i = 0; !ret && i < n; i++)
-		moves[i]->intent = intents[i].id;
-	return ret;
+	return tier_journal_moves(tier, moves, intents, n);
 }
 
 static int mark_migrating(struct tier_move *move)

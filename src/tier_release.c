@@ -179,7 +179,6 @@ static void answer_failure(struct tier_move *move, int err)
 static int journal_all(struct tier *tier, struct tier_move **moves, size_t n)
 {
 	_cleanup_free_ struct intent *intents = calloc(n, sizeof(*intents));
-	int ret;
 
 	if (!intents)
 		return -ENOMEM;
@@ -193,15 +192,8 @@ static int journal_all(struct tier *tier, struct tier_move **moves, size_t n)
 			.mtime = timespec_to_ns(moves[i]->st.st_mtim),
 			.atime = timespec_to_ns(moves[i]->st.st_atim),
 		};
-		ret = front_handle_at(tier->parts.front, moves[i]->fd, "",
-				      &intents[i].handle);
-		if (ret)
-			return ret;
 	}
-	ret = journal_add(tier->parts.journal, intents, n);
-	for (size_t i = 0; !ret && i < n; i++)
-		moves[i]->intent = intents[i].id;
-	return ret;
+	return tier_journal_moves(tier, moves, intents, n);
 }
 
 static int mark_released(struct tier_move *move)
