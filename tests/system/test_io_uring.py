@@ -13,6 +13,9 @@ import pytest
 
 from rig import drop_caches, fuse_parameter, is_mounted, wait_for
 
+# The kernel has one parameter for all.
+pytestmark = pytest.mark.xdist_group("io_uring")
+
 DATA = b"x" * 65536
 CPU = min(os.sched_getaffinity(0))
 
@@ -40,9 +43,11 @@ with open(sys.argv[2], "rb") as f:
     sys.exit(f.read() != b"x" * 65536)
 """
 
-# Waits for the file to be restored, and can be interrupted.
+# Waits for the file to be restored, and can be interrupted, even if the tests run
+# in the background of a shell, which has them ignore it.
 OPEN = """
-import os, sys
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.sched_setaffinity(0, {int(sys.argv[1])})
 sys.stdout.write("r")
 sys.stdout.flush()
