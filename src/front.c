@@ -192,14 +192,22 @@ static int probe_ea(int fd, const char *name)
 	return 0;
 }
 
-/* Chooses the EA's name, or checks that the recorded one can be used. */
+static bool no_room(int err)
+{
+	return err == -ENOSPC || err == -EDQUOT;
+}
+
+/* Chooses the EA's name, or checks that the recorded one can be used. On a full
+ * front it could be once, which must do: it is mounted to make room. */
 static int probe_eas(struct front *front, int fd, bool known, char **ret_why)
 {
 	bool trusted = known ? front->trusted : true;
 	const char *name = trusted ? TIERFS_EA_TRUSTED : TIERFS_EA_USER;
 	int err;
 
-	err = probe_ea(fd, name);
+	err = fd < 0 ? -ENOSPC : probe_ea(fd, name);
+	if (known && no_room(err))
+		err = 0;
 	if (!known && (err == -EPERM || err == -EOPNOTSUPP)) {
 		trusted = false;
 		name = TIERFS_EA_USER;
@@ -211,9 +219,7 @@ static int probe_eas(struct front *front, int fd, bool known, char **ret_why)
 				"CAP_SYS_ADMIN",
 				front->path, name);
 	if (err)
-		return fail_why(ret_why,
-				err == -ENOSPC || err == -EDQUOT ? err
-								 : -EOPNOTSUPP,
+		return fail_why(ret_why, no_room(err) ? err : -EOPNOTSUPP,
 				"front %s: extended attributes do not work "
 				"there (%s: %s)",
 				front->path, name, strerror(-err));
@@ -249,12 +255,13 @@ static int probe(struct front *front, bool known, char **ret_why)
 	unlinkat(front->meta_fd, PROBE_FILE, 0);
 	fd = openat(front->meta_fd, PROBE_FILE,
 		    O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-	if (fd < 0)
+	if (fd < 0 && !(known && no_room(-errno)))
 		return fail_why(ret_why, -errno, "front %s: cannot write: %s",
 				front->path, strerror(errno));
 	err = probe_eas(front, fd, known, ret_why);
 	if (!err)
-		err = probe_handles(front, fd, ret_why);
+		err = probe_handles(front, fd < 0 ? front->meta_fd : fd,
+				    ret_why);
 	unlinkat(front->meta_fd, PROBE_FILE, 0);
 	return err;
 }

@@ -2,6 +2,7 @@
 """DIRTY: what is written to a released file is there, whatever comes after it,
 and the target has nothing to do with it."""
 
+import contextlib
 import errno
 import mmap
 import os
@@ -275,6 +276,15 @@ def test_cut_to_nothing(small):
     wait_for(lambda: not small.objects())
 
 
+def fill_up(path):
+    """Not a block is free then, root's reserve included."""
+    with open(path, "wb", buffering=0) as f:
+        for size in (MIB, 4096):
+            with contextlib.suppress(OSError):
+                while True:
+                    f.write(b"x" * size)
+
+
 def test_no_space(rig, one):
     """A full front gives ENOSPC; what was written before is there, also after
     a kill, and with room it goes on."""
@@ -295,9 +305,12 @@ def test_no_space(rig, one):
     assert e.value.errno == errno.ENOSPC
     both.check()
     one.kill()
+    ballast = disk.path / "ballast"
+    fill_up(ballast)
     one.mount("restore_below=0")
     both.check()
     filler.unlink()
+    ballast.unlink()
     both.write(77, b"room")
     both.check()
     assert one.state(both.path) == "dirty"
@@ -572,7 +585,9 @@ def test_writers_and_readers(cold, long):
     churn.check()
     for both in files:
         both.check()
-    cold.release(cold.mnt)
+    # A restore that a log's length has asked for may be under way.
+    wait_for(lambda: cold.ctl("migrate", "-r", "--release",
+                              cold.mnt).status == 0)
     cold.remount()
     for both in files:
         both.check()

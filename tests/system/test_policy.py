@@ -458,6 +458,7 @@ def test_hot_comes_back(one):
         assert len((one.mnt / "hot").read_bytes()) == 20000
     is_state(one, one.mnt / "hot", "migrated")
     assert one.state(one.mnt / "cold") == "released"
+    wait_for(lambda: policy(one)["restored"]["files"])  # counted at its end
     assert policy(one)["restored"]["files"] == 1
 
 
