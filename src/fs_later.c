@@ -34,6 +34,14 @@ static bool is_held(fuse_req_t req, fuse_ino_t ino)
 	return false;
 }
 
+/* NULL: the thread does it itself. */
+static struct fs_job *job_if_held(fuse_req_t req, fuse_ino_t ino,
+				  const struct fuse_file_info *fi,
+				  void (*run)(struct fs_job *job))
+{
+	return is_held(req, ino) ? fs_job_new(req, ino, fi, run) : NULL;
+}
+
 /* ---- always ------------------------------------------------------------------ */
 
 static void run_read(struct fs_job *job)
@@ -284,10 +292,8 @@ static void later_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr,
 static void later_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
 		       struct fuse_file_info *fi)
 {
-	struct fs_job *job = NULL;
+	struct fs_job *job = job_if_held(req, ino, fi, run_read);
 
-	if (is_held(req, ino))
-		job = fs_job_new(req, ino, fi, run_read);
 	if (!job) {
 		fs_read(req, ino, size, off, fi);
 		return;
@@ -305,9 +311,7 @@ static void run_getattr(struct fs_job *job)
 static void later_getattr(fuse_req_t req, fuse_ino_t ino,
 			  struct fuse_file_info *fi)
 {
-	struct fs_job *job = is_held(req, ino)
-				     ? fs_job_new(req, ino, fi, run_getattr)
-				     : NULL;
+	struct fs_job *job = job_if_held(req, ino, fi, run_getattr);
 
 	if (job)
 		fs_job_later(job);
@@ -323,9 +327,7 @@ static void run_release(struct fs_job *job)
 static void later_release(fuse_req_t req, fuse_ino_t ino,
 			  struct fuse_file_info *fi)
 {
-	struct fs_job *job = is_held(req, ino)
-				     ? fs_job_new(req, ino, fi, run_release)
-				     : NULL;
+	struct fs_job *job = job_if_held(req, ino, fi, run_release);
 
 	if (job)
 		fs_job_later(job);
@@ -341,8 +343,7 @@ static void run_statx(struct fs_job *job)
 static void later_statx(fuse_req_t req, fuse_ino_t ino, int flags, int mask,
 			struct fuse_file_info *fi)
 {
-	struct fs_job *job =
-		is_held(req, ino) ? fs_job_new(req, ino, fi, run_statx) : NULL;
+	struct fs_job *job = job_if_held(req, ino, fi, run_statx);
 
 	if (!job) {
 		fs_statx(req, ino, flags, mask, fi);
@@ -361,9 +362,7 @@ static void run_getxattr(struct fs_job *job)
 static void later_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name,
 			   size_t size)
 {
-	struct fs_job *job = is_held(req, ino)
-				     ? fs_job_new(req, ino, NULL, run_getxattr)
-				     : NULL;
+	struct fs_job *job = job_if_held(req, ino, NULL, run_getxattr);
 
 	if (!job) {
 		fs_getxattr(req, ino, name, size);
@@ -383,9 +382,7 @@ static void run_setxattr(struct fs_job *job)
 static void later_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name,
 			   const char *value, size_t size, int flags)
 {
-	struct fs_job *job = is_held(req, ino)
-				     ? fs_job_new(req, ino, NULL, run_setxattr)
-				     : NULL;
+	struct fs_job *job = job_if_held(req, ino, NULL, run_setxattr);
 
 	if (!job) {
 		fs_setxattr(req, ino, name, value, size, flags);
