@@ -192,11 +192,6 @@ static int probe_ea(int fd, const char *name)
 	return 0;
 }
 
-static bool no_room(int err)
-{
-	return err == -ENOSPC || err == -EDQUOT;
-}
-
 /* Chooses the EA's name, or checks that the recorded one can be used. On a full
  * front it could be once, which must do: it is mounted to make room. */
 static int probe_eas(struct front *front, int fd, bool known, char **ret_why)
@@ -206,7 +201,7 @@ static int probe_eas(struct front *front, int fd, bool known, char **ret_why)
 	int err;
 
 	err = fd < 0 ? -ENOSPC : probe_ea(fd, name);
-	if (known && no_room(err))
+	if (known && is_no_room(err))
 		err = 0;
 	if (!known && (err == -EPERM || err == -EOPNOTSUPP)) {
 		trusted = false;
@@ -219,7 +214,7 @@ static int probe_eas(struct front *front, int fd, bool known, char **ret_why)
 				"CAP_SYS_ADMIN",
 				front->path, name);
 	if (err)
-		return fail_why(ret_why, no_room(err) ? err : -EOPNOTSUPP,
+		return fail_why(ret_why, is_no_room(err) ? err : -EOPNOTSUPP,
 				"front %s: extended attributes do not work "
 				"there (%s: %s)",
 				front->path, name, strerror(-err));
@@ -255,7 +250,7 @@ static int probe(struct front *front, bool known, char **ret_why)
 	unlinkat(front->meta_fd, PROBE_FILE, 0);
 	fd = openat(front->meta_fd, PROBE_FILE,
 		    O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-	if (fd < 0 && !(known && no_room(-errno)))
+	if (fd < 0 && !(known && is_no_room(-errno)))
 		return fail_why(ret_why, -errno, "front %s: cannot write: %s",
 				front->path, strerror(errno));
 	err = probe_eas(front, fd, known, ret_why);

@@ -145,7 +145,7 @@ int target_checked(struct target *target, const char *what, int ret)
 	/* It was let go of, which gives strange errors. */
 	if (ret < 0 && ret != -ECANCELED && !atomic_load(&target->online))
 		return -EIO;
-	if (ret == -ENOSPC || ret == -EDQUOT) {
+	if (is_no_room(ret)) {
 		did_not_fit(target, ret);
 	} else if (target_is_medium_error(ret)) {
 		target_failed(target, what, ret);

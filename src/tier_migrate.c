@@ -299,7 +299,7 @@ static void report_failure(struct tier_move *move)
 	struct target *target = tier_target(tier, move->target);
 	char path[256];
 
-	if (move->err == -ENOSPC || move->err == -EDQUOT) {
+	if (is_no_room(move->err)) {
 		tier_result(move, TIER_FAILED, "target %s is full",
 			    target_name(target));
 	} else if (move->err == -EBUSY || move->err == -ESTALE ||

@@ -40,11 +40,6 @@
 
 #define ORPHAN_LEN 24
 
-static bool no_room(int err)
-{
-	return err == ENOSPC || err == EDQUOT;
-}
-
 static const char *orphan_name(uint64_t ino, char buf[ORPHAN_LEN])
 {
 	snprintf(buf, ORPHAN_LEN, "%" PRIu64, ino);
@@ -184,7 +179,7 @@ static int unlink_node(struct tier *tier, int dirfd, const char *name,
 		tier_ctime_begin(tier, node);
 	if (leaves && renameat(dirfd, name, tier->parts.front->orphans_fd,
 			       orphan_name(st.st_ino, orphan)) < 0) {
-		if (!no_room(errno))
+		if (!is_no_room(-errno))
 			return -errno;
 		nameless = true;
 	} else if (leaves) {
@@ -294,7 +289,7 @@ static int rename_over(struct rename *r)
 		tier_ctime_begin(r->tier, r->victim);
 	orphan_name(st.st_ino, orphan);
 	if (leaves && linkat(r->newfd, r->newname, orphans, orphan, 0) < 0) {
-		if (!no_room(errno))
+		if (!is_no_room(-errno))
 			return -errno;
 		nameless = true;
 	}

@@ -5,6 +5,7 @@
 /* Small things without a home of their own. Pure, any thread, no locks. */
 
 #include <pthread.h>
+#include <errno.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -100,6 +101,12 @@ int pwrite_full(int fd, const void *buf, size_t len, off_t off);
 int still_up(int fd);
 /* syncfs(), and that. */
 int sync_fs(int fd);
+
+/* Does that -errno say that there is no room, for all or for this user? */
+static inline bool is_no_room(int err)
+{
+	return err == -ENOSPC || err == -EDQUOT;
+}
 
 /* Writes a file whole and durably: temporary name, fsync, rename, fsync of
  * dirfd (not O_PATH). After a failure (-errno) the old contents, if any, are
