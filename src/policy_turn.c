@@ -469,7 +469,8 @@ static void copy(struct policy_turn *t)
 		 t->room.ahead > t->room.copied;
 	bar = policy_bar(policy, &t->room, false, t->detail, sizeof(t->detail),
 			 &t->may, &until);
-	if (bar && wanted) {
+	/* What failed is held, so that for the breaker nothing seems to be due. */
+	if (bar && (wanted || bar == BAR_BREAKER)) {
 		doing(t, bars[bar]);
 		wake_when(t, until);
 	} else if (t->doing != POLICY_TARGET) {
