@@ -73,6 +73,13 @@ def known(tier, *paths):
     tier.do("report", tier.mnt)
 
 
+def ranked(tier, *paths):
+    """They have been judged, too, which comes after that if the walk was quicker
+    than the rules."""
+    for path in paths:
+        wait_for(lambda: why(tier, path)["rank"] is not None)
+
+
 def is_state(tier, path, state):
     return wait_for(lambda: tier.state(path) == state)
 
@@ -326,7 +333,7 @@ def test_small_files_go_last(small):
                 "high=99", "low=90")
     tiny = [small.mnt / f"s{i}" for i in range(12)]
     large = [small.mnt / f"large{i}" for i in range(3)]
-    known(small, *tiny, *large)
+    ranked(small, *tiny, *large)
     assert "small" in kinds(small, tiny[0])
     assert why(small, large[0])["rank"] < 3 <= why(small, tiny[0])["rank"]
     change(small, "high=60", "low=50")
