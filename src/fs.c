@@ -97,6 +97,12 @@ static void init(void *userdata, struct fuse_conn_info *conn)
 
 	conn->max_write = FS_MAX_IO;
 	conn->no_interrupt = 0;
+	/* Asynchronous reads that wait for a target are in the background, as
+	 * are readahead and the end of handles: with the kernel's dozen of them
+	 * unanswered it would send no more, of no file. And from three quarters
+	 * of that on it would read by single pages. */
+	conn->max_background = UINT16_MAX;
+	conn->congestion_threshold = UINT16_MAX;
 	conn->max_backing_stack_depth = front_depth(fs->parts.front);
 
 	fuse_set_feature_flag(conn, FUSE_CAP_PARALLEL_DIROPS);

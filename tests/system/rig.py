@@ -110,6 +110,17 @@ def fuse_parameter(value):
         path.write_text(before, encoding="ascii")
 
 
+def waiting_threads(pid):
+    """How many of its threads wait for something that a FUSE daemon answers."""
+    found = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(OSError):  # it has ended
+            where = (task / "wchan").read_text(encoding="ascii")
+            found += any(word in where for word in ("folio", "request",
+                                                    "fuse"))
+    return found
+
+
 # -- disks -----------------------------------------------------------------
 
 class Disk:
@@ -448,6 +459,15 @@ class Tier:
 
     def state(self, path):
         return self.status(path)["state"]
+
+    def unanswered(self):
+        """How many requests the kernel has for the daemon, or waits for."""
+        top = self.rig.dir / "fusectl"
+        if not is_mounted(top):
+            top.mkdir(exist_ok=True)
+            run("mount", "-t", "fusectl", "none", top)
+        number = os.minor(os.stat(self.mnt).st_dev)
+        return int((top / str(number) / "waiting").read_text(encoding="ascii"))
 
     def mount_status(self):
         return next(o for o in self.do("--mount", self.mnt, "status")

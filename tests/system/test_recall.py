@@ -11,7 +11,7 @@ import time
 import pytest
 
 from files import MIB, data, digest, put
-from rig import binary, run, wait_for
+from rig import binary, drop_caches, run, wait_for
 
 
 # Signals end it, as they end cat; a handler would wait for the page.
@@ -99,6 +99,32 @@ def test_metadata_does_not_wait(slow):
         slow.slow(0)
     for process in readers + writers:
         assert process.wait(60) == 0
+
+
+def test_many_wait_in_the_background(slow):
+    """More than the kernel allows by default: closing a file is a request in the
+    background, too, and is told the daemon all the same."""
+    slow.mount("restore_after=never", "policy=manual")
+    put(slow.mnt / "cold", 8 * MIB)
+    put(slow.mnt / "closed", 5000)
+    slow.release(slow.mnt / "cold")
+    slow.migrate(slow.mnt / "closed")
+    drop_caches()
+    slow.slow(1)
+    reader = subprocess.Popen(
+        ["fio", "--name=r", f"--filename={slow.mnt / 'cold'}", "--rw=randread",
+         "--bs=4k", "--direct=1", "--ioengine=libaio", "--iodepth=64",
+         "--thread"], stdout=subprocess.DEVNULL, cwd=slow.front.parent)
+    try:
+        wait_for(lambda: slow.unanswered() >= 13)
+        # Not in this process, which could not be ended while it waits.
+        run(sys.executable, "-c", READER, slow.mnt / "closed", 1, timeout=60)
+        slow.do("release", slow.mnt / "closed")
+        assert slow.state(slow.mnt / "closed") == "released"
+        assert reader.poll() is None, "not slow enough"
+    finally:
+        slow.slow(0)
+        assert reader.wait(60) == 0
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
