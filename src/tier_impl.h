@@ -443,6 +443,10 @@ void tier_restore_run(struct mover_job *job, struct tier_move **moves,
  * descriptor, -EBUSY when others have it open or mapped, -errno. */
 int tier_lease(struct node *node, int type);
 bool tier_lease_held(int fd, int type);
+/* The kernel tells of a close a little later than the program goes on, on a busy
+ * machine much later: so long all of a job's leases are tried for. */
+#define TIER_LAG_NS	 (1000 * 1000000LL)
+#define TIER_LAG_STEP_US 5000
 
 /* -- tier_metadata.c ---------------------------------------------------- */
 

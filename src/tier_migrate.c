@@ -55,14 +55,18 @@ static void drop_move(struct tier_move **move, int err)
 	*move = NULL;
 }
 
-static int begin(struct tier_move *move)
+/* -EBUSY: in use, which may have ended in a moment; -EINTR: it has been opened for
+ * writing since. */
+static int try_lease(struct tier_move *move)
 {
 	struct node *node = move->file->node;
 	int fd = -EBUSY;
 
 	/* The lease with the lock held, as in tier_release.c. */
 	pthread_mutex_lock(&node->lock);
-	if (!move->cancelled && !move->file->nwrite)
+	if (move->cancelled)
+		fd = -EINTR;
+	else if (!move->file->nwrite)
 		fd = tier_lease(node, F_RDLCK);
 	if (fd >= 0) {
 		move->fd = fd;
@@ -70,8 +74,18 @@ static int begin(struct tier_move *move)
 		atomic_fetch_and(&node->flags, ~NODE_VOLATILE);
 	}
 	pthread_mutex_unlock(&node->lock);
+	return fd;
+}
+
+static int begin(struct tier_move *move, int64_t deadline)
+{
+	struct node *node = move->file->node;
+	int fd;
+
+	while ((fd = try_lease(move)) == -EBUSY && monotonic_ns() < deadline)
+		usleep(TIER_LAG_STEP_US);
 	if (fd < 0)
-		return fd;
+		return fd == -EINTR ? -EBUSY : fd;
 	/* A suspect copy that could not be judged when this was asked for. */
 	tier_settle(move->file->tier, node);
 	if (fstat(move->fd, &move->st) < 0)
@@ -86,6 +100,7 @@ static int begin(struct tier_move *move)
 /* Drops what cannot be migrated, packs the rest: returns how many. */
 static size_t begin_all(struct tier_move **moves, size_t n, uint8_t target)
 {
+	int64_t deadline = monotonic_ns() + TIER_LAG_NS;
 	size_t kept = 0;
 
 	for (size_t i = 0; i < n; i++) {
@@ -93,7 +108,7 @@ static size_t begin_all(struct tier_move **moves, size_t n, uint8_t target)
 		int err;
 
 		move->target = target;
-		err = begin(move);
+		err = begin(move, deadline);
 		if (!err && move->st.st_size == 0) {
 			tier_result(move, TIER_ALREADY, "empty");
 			tier_move_end(move, 0);

@@ -38,9 +38,6 @@
 #include "tier_impl.h"
 #include "util.h"
 
-/* The kernel tells of a close a little later than the program goes on. */
-#define LAG_NS	    (500 * 1000000LL)
-#define LAG_STEP_US 5000
 /* So many files are synced one by one: the first sync commits for all of them,
  * the others cost a flush of the disk each. */
 #define SYNC_EACH   256
@@ -125,7 +122,7 @@ static int begin(struct tier_move *move, int64_t deadline)
 	if (!target || !target_online(target, NULL, 0))
 		return -ENOTCONN;
 	while ((ret = try_begin(move)) == -EBUSY && monotonic_ns() < deadline)
-		usleep(LAG_STEP_US);
+		usleep(TIER_LAG_STEP_US);
 	return ret;
 }
 
@@ -307,7 +304,7 @@ static void undo(struct tier_move *move)
 static size_t begin_all(struct mover_job *job, struct tier_move **moves,
 			size_t n)
 {
-	int64_t deadline = monotonic_ns() + LAG_NS;
+	int64_t deadline = monotonic_ns() + TIER_LAG_NS;
 	size_t kept = 0;
 
 	for (size_t i = 0; i < n; i++) {

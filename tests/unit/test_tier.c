@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -154,6 +155,35 @@ static void test_mapping(void **state)
 	assert_int_equal(ask(node, TIER_RELEASE), TIER_REFUSED);
 	munmap(map, 4096);
 	assert_int_equal(ask(node, TIER_RELEASE), TIER_DONE);
+	node_unref(node);
+}
+
+static void *close_later(void *arg)
+{
+	usleep(100000);
+	close(*(int *)arg);
+	return NULL;
+}
+
+/* The kernel tells of a close later than close() returns: who has closed a file
+ * and asks for it at once is not told that it is in use. */
+static void test_closed_a_moment_ago(void **state)
+{
+	static const enum tier_op ops[] = {TIER_MIGRATE, TIER_RELEASE};
+	struct node *node;
+	pthread_t thread;
+	int fd;
+
+	(void)state;
+	make("m", 8192);
+	node = look("m");
+	for (int i = 0; i < 2; i++) {
+		fd = openat(rig.front->root_fd, "m", i ? O_RDONLY : O_RDWR);
+		assert_true(fd >= 0);
+		pthread_create(&thread, NULL, close_later, &fd);
+		assert_int_equal(ask(node, ops[i]), TIER_DONE);
+		pthread_join(thread, NULL);
+	}
 	node_unref(node);
 }
 
@@ -354,6 +384,7 @@ int main(void)
 		T(test_open_without_write),
 		T(test_truncate),
 		T(test_mapping),
+		T(test_closed_a_moment_ago),
 		T(test_links),
 		T(test_unlink_rename),
 		T(test_ino_kept),
