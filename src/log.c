@@ -35,6 +35,8 @@ enum log_sink {
 
 static _Atomic(int) max_level = LOG_LEVEL_INFO;
 static _Atomic(int) sink = SINK_STDERR;
+/* Up to this level to stderr, whatever the sink is. */
+static _Atomic(int) stderr_level = LOG_LEVEL_WARN;
 static char ident_buf[64] = "tierfs";
 
 static pthread_mutex_t kept_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -60,6 +62,11 @@ void log_to_system(const char *ident)
 	atomic_store(&sink, SINK_SYSLOG);
 }
 
+void log_leave_stderr(void)
+{
+	atomic_store(&stderr_level, -1);
+}
+
 static void keep(enum log_level level, const char *text)
 {
 	struct log_kept *slot;
@@ -72,6 +79,18 @@ static void keep(enum log_level level, const char *text)
 	pthread_mutex_unlock(&kept_lock);
 }
 
+static void emit_stderr(char *text)
+{
+	struct iovec iov[] = {
+		{.iov_base = (void *)"tierfs: ", .iov_len = 8},
+		{.iov_base = text, .iov_len = strlen(text)},
+		{.iov_base = (void *)"\n", .iov_len = 1},
+	};
+
+	if (writev(STDERR_FILENO, iov, ARRAY_SIZE(iov)) < 0)
+		return; /* nowhere left to say it */
+}
+
 static void emit(enum log_level level, char *text)
 {
 	static const int prio[] = {
@@ -80,16 +99,12 @@ static void emit(enum log_level level, char *text)
 		[LOG_LEVEL_INFO] = LOG_INFO,
 		[LOG_LEVEL_DEBUG] = LOG_DEBUG,
 	};
-	struct iovec iov[] = {
-		{.iov_base = (void *)"tierfs: ", .iov_len = 8},
-		{.iov_base = text, .iov_len = strlen(text)},
-		{.iov_base = (void *)"\n", .iov_len = 1},
-	};
+	enum log_sink to = (enum log_sink)atomic_load(&sink);
 
-	switch (atomic_load(&sink)) {
+	if (to == SINK_STDERR || (int)level <= atomic_load(&stderr_level))
+		emit_stderr(text);
+	switch (to) {
 	case SINK_STDERR:
-		if (writev(STDERR_FILENO, iov, ARRAY_SIZE(iov)) < 0)
-			return; /* nowhere left to say it */
 		break;
 #ifdef HAVE_SYSTEMD
 	case SINK_JOURNAL:

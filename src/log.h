@@ -7,8 +7,10 @@
  * workers): library code returns errors.
  *
  * Before log_to_system() messages go to stderr, afterwards to the journal (via
- * libsystemd where built with it) or syslog. The last LOG_KEEP warnings and
- * errors are kept for `tierctl status`. Any thread; takes one leaf mutex.
+ * libsystemd where built with it) or syslog, and until log_leave_stderr() what is
+ * a warning or worse to stderr, too: who mounts a file system wants to know what
+ * is wrong, and nothing else. The last LOG_KEEP warnings and errors are kept for
+ * `tierctl status`. Any thread; takes one leaf mutex.
  */
 
 #include <stdarg.h>
@@ -27,6 +29,7 @@ enum log_level {
 
 void log_set_level(enum log_level level);
 void log_to_system(const char *ident);
+void log_leave_stderr(void);
 
 __attribute__((format(printf, 2, 3))) void log_at(enum log_level level,
 						  const char *fmt, ...);

@@ -5,8 +5,8 @@
  *
  * The process that was started waits, unless -f, for the one that serves: a
  * byte through a pipe says that the mount answers, its end without one that it
- * never will. Until then the server's messages go to the starter's stderr. The
- * fork comes before anything is opened: locks, threads and SQLite do not
+ * never will. Until then the server's warnings and errors go to the starter's
+ * stderr, too. The fork comes before anything is opened: locks, threads and SQLite do not
  * survive one.
  */
 
@@ -67,7 +67,7 @@ static void detach(struct daemon *daemon)
 
 	if (daemon->ready_fd < 0)
 		return;
-	log_to_system("tierfs");
+	log_leave_stderr();
 	null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	if (null >= 0) {
 		dup2(null, STDIN_FILENO);
@@ -285,6 +285,7 @@ static void go_background(struct daemon *daemon)
 	}
 	close(fds[0]);
 	daemon->ready_fd = fds[1];
+	log_to_system("tierfs");
 	setsid();
 	if (chdir("/") < 0)
 		log_debug("chdir: %s", strerror(errno));

@@ -34,6 +34,8 @@ def test_background(one):
                               capture_output=True, timeout=60,
                               env=one.rig.env)
         assert done.returncode == 0, done.stderr
+        # As mount(8) of any other: nothing to say when nothing is wrong.
+        assert not done.stdout + done.stderr
         assert len((one.mnt / "f").read_bytes()) == 5000
         run("umount", one.mnt)
 

@@ -47,6 +47,25 @@ static void levels(void **state)
 	assert_string_equal(buf, "tierfs: shown 1\ntierfs: shown 2\n");
 }
 
+static void say_to_both(void)
+{
+	log_to_system("test_log");
+	log_info("to the system alone");
+	log_warn("to both");
+	log_leave_stderr();
+	log_error("to the system alone");
+}
+
+/* The last test of stderr: there is no way back. */
+static void system_and_starter(void **state)
+{
+	char buf[4096];
+
+	(void)state;
+	captured(say_to_both, buf, sizeof(buf));
+	assert_string_equal(buf, "tierfs: to both\n");
+}
+
 static void say_odd(void)
 {
 	errno = EXDEV;
@@ -139,6 +158,7 @@ int main(void)
 		cmocka_unit_test(odd_texts),
 		cmocka_unit_test(the_last_are_kept),
 		cmocka_unit_test(threads),
+		cmocka_unit_test(system_and_starter),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
