@@ -113,6 +113,11 @@ void fs_become_stub_writer(fuse_req_t req, bool keep_priv, struct node *node);
 bool fs_in_group(fuse_req_t req, gid_t gid);
 /* To change attributes that the kernel has checked. */
 void fs_become_root(void);
+/* What the front cannot know: of a client that is not in the file's group, a new
+ * ACL takes the setgid bit (posix_acl_update_mode() of the kernel, whose flag for
+ * it libfuse does not pass on), and a new owner that of a file which its group may
+ * not execute. (fs_meta.c) */
+int fs_drop_sgid(fuse_req_t req, int fd, bool acl);
 
 /* ---- who asks for data (fs_who.c) ----------------------------------------- */
 

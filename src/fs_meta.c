@@ -210,9 +210,7 @@ static int change_mode(int fd, mode_t mode)
 	return chmod(proc_fd_path(fd, proc), mode) < 0 ? -errno : 0;
 }
 
-/* The setgid bit of a file that its group may not execute goes when the client
- * is not in that group: which the front cannot know. */
-static int drop_sgid(fuse_req_t req, int fd)
+int fs_drop_sgid(fuse_req_t req, int fd, bool acl)
 {
 	struct stat st;
 
@@ -220,8 +218,9 @@ static int drop_sgid(fuse_req_t req, int fd)
 		return 0;
 	if (fstat(fd, &st) < 0)
 		return -errno;
-	if (!S_ISREG(st.st_mode) || !(st.st_mode & S_ISGID) ||
-	    st.st_mode & S_IXGRP || fs_in_group(req, st.st_gid))
+	if (!(st.st_mode & S_ISGID) || fs_in_group(req, st.st_gid))
+		return 0;
+	if (!acl && (!S_ISREG(st.st_mode) || st.st_mode & S_IXGRP))
 		return 0;
 	return change_mode(fd, st.st_mode & 07777 & ~S_ISGID);
 }
@@ -231,7 +230,7 @@ static int change_owner(fuse_req_t req, int fd, const struct stat *attr,
 {
 	uid_t uid = to_set & FUSE_SET_ATTR_UID ? attr->st_uid : (uid_t)-1;
 	gid_t gid = to_set & FUSE_SET_ATTR_GID ? attr->st_gid : (gid_t)-1;
-	int err = drop_sgid(req, fd);
+	int err = fs_drop_sgid(req, fd, false);
 
 	if (!err && fchownat(fd, "", uid, gid, AT_EMPTY_PATH) < 0)
 		err = -errno;

@@ -17,7 +17,8 @@
 #include <sys/ioctl.h>
 #include <sys/xattr.h>
 
-#define TRUSTED "trusted."
+#define TRUSTED	   "trusted."
+#define ACL_ACCESS "system.posix_acl_access"
 
 static bool starts(const char *name, const char *prefix)
 {
@@ -130,7 +131,6 @@ static void change_xattr(fuse_req_t req, fuse_ino_t ino, const char *name,
 		fuse_reply_err(req, EPERM);
 		return;
 	}
-	/* An ACL that root sets keeps the setgid bit. */
 	fs_become_root();
 	tier_meta_begin(fs_tier(req), node);
 	err = node_fd_get(node, &nfd);
@@ -139,6 +139,8 @@ static void change_xattr(fuse_req_t req, fuse_ino_t ino, const char *name,
 		if ((value ? setxattr(proc, name, value, size, flags)
 			   : removexattr(proc, name)) < 0)
 			err = -errno;
+		else if (value && !strcmp(name, ACL_ACCESS))
+			err = fs_drop_sgid(req, nfd.fd, true);
 	}
 	tier_meta_end(fs_tier(req), node);
 	fs_reply_err(req, err);

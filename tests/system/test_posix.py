@@ -211,6 +211,24 @@ def test_default_acl(tier, bare):
         assert acls[0] == acls[1]
 
 
+def test_acl_and_setgid(tier, bare):
+    """An ACL that the owner sets takes the setgid bit, unless she is in the file's
+    group (as xfstests' generic/375 asks)."""
+    modes = []
+    for top in (tier.mnt, bare):
+        put(top / "f", 10)
+        (top / "d").mkdir()
+        for name in ("f", "d"):
+            os.chown(top / name, NOBODY, 4711)
+            for gid, groups in ((4711, ()), (NOBODY, (4711,)), (NOBODY, ())):
+                os.chmod(top / name, 0o2755)
+                as_user(lambda: subprocess.run(
+                    ["setfacl", "-m", "u::rwx,g::rwx,o::rwx", name], cwd=top,
+                    check=True), gid=gid, groups=groups)
+                modes.append((top / name).stat().st_mode & 0o7777)
+    assert modes == 2 * 2 * [0o2777, 0o2777, 0o777]
+
+
 def test_renameat2(tier):
     for state in ("none", "released"):
         a, b = tier.mnt / f"a-{state}", tier.mnt / f"b-{state}"
