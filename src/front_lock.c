@@ -68,7 +68,8 @@ static void sign(int fd)
 		return;
 }
 
-static bool holder_is_dead(int fd)
+/* Whose it is, if that is a process of our pid namespace; else 0. */
+static int holder(int fd)
 {
 	char text[64];
 	ssize_t len = pread(fd, text, sizeof(text) - 1, 0);
@@ -76,15 +77,24 @@ static bool holder_is_dead(int fd)
 	int pid;
 
 	if (len <= 0)
-		return false;
+		return 0;
 	text[len] = '\0';
-	return sscanf(text, "%d %" SCNu64, &pid, &ns) == 2 && pid > 0 &&
-	       ns == pid_namespace() && process_is_dead(pid);
+	if (sscanf(text, "%d %" SCNu64, &pid, &ns) != 2 || pid < 0 ||
+	    ns != pid_namespace())
+		return 0;
+	return pid;
+}
+
+static bool holder_is_dead(int fd)
+{
+	int pid = holder(fd);
+
+	return pid && process_is_dead(pid);
 }
 
 int front_lock(struct front *front, char **ret_why)
 {
-	int fd = open_lock(front->meta_fd, LOCK);
+	int fd = open_lock(front->meta_fd, LOCK), pid;
 
 	if (fd < 0)
 		return fail_why(ret_why, fd, "%s/%s/" LOCK ": %s", front->path,
@@ -94,8 +104,15 @@ int front_lock(struct front *front, char **ret_why)
 		sign(fd);
 		return 0;
 	}
-	return fail_why(ret_why, -EBUSY,
-			"front %s: another tierfs has it mounted", front->path);
+	/* Its mount may be in a namespace that is not seen here. */
+	pid = holder(fd);
+	return pid ? fail_why(ret_why, -EBUSY,
+			      "front %s: another tierfs has it mounted "
+			      "(process %d)",
+			      front->path, pid)
+		   : fail_why(ret_why, -EBUSY,
+			      "front %s: another tierfs has it mounted",
+			      front->path);
 }
 
 /* True: its holder was dead, it is to be had now. */

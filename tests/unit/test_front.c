@@ -163,8 +163,11 @@ static void what_is_no_front(void **state)
 static void only_one_at_a_time(void **state)
 {
 	struct front *front = opened("fast");
+	char text[80];
 
-	assert_refused(dir, "fast", -EBUSY, "another tierfs has it mounted");
+	snprintf(text, sizeof(text),
+		 "another tierfs has it mounted (process %d)", (int)getpid());
+	assert_refused(dir, "fast", -EBUSY, text);
 	front_close(front);
 	front_close(opened("fast"));
 }
