@@ -55,17 +55,47 @@ static void read_unlock(void)
 	rcu_read_unlock();
 }
 
+/* The key of a node that was swapped. */
+struct apart_key {
+	struct rcu_head rcu;
+	struct node *node;
+	struct node_key key;
+};
+
 static struct node_key *key_of(struct cds_lfht_node *hash)
 {
 	return caa_container_of(hash, struct node_key, hash);
 }
 
+static struct apart_key *apart_of(struct node_key *key)
+{
+	return caa_container_of(key, struct apart_key, key);
+}
+
+static struct node *node_of(struct node_key *key)
+{
+	return key->apart ? apart_of(key)->node
+			  : caa_container_of(key, struct node, first_key);
+}
+
 static int key_match(struct cds_lfht_node *hash, const void *handle)
 {
 	struct node_key *key = key_of(hash);
+	const struct front_handle *other = handle;
 
 	TSAN_ACQUIRE(key);
-	return front_handle_equal(&key->handle, handle);
+	return key->type == other->type && key->len == other->len &&
+	       !memcmp(key->bytes, other->bytes, key->len);
+}
+
+static void key_init(struct node_key *key, const struct front_handle *handle,
+		     bool apart)
+{
+	cds_lfht_node_init(&key->hash);
+	key->apart = apart;
+	key->type = handle->type;
+	key->len = handle->len;
+	memcpy(key->bytes, handle->bytes, handle->len);
 }
 
 static unsigned long handle_hash(const struct front_handle *handle)
@@ -75,12 +105,14 @@ static unsigned long handle_hash(const struct front_handle *handle)
 
 struct front_handle node_handle(struct node *node)
 {
-	struct front_handle handle;
+	struct front_handle handle = {0};
 	struct node_key *key;
 
 	read_lock();
 	key = atomic_load_explicit(&node->key, memory_order_acquire);
-	handle = key->handle;
+	handle.type = key->type;
+	handle.len = key->len;
+	memcpy(handle.bytes, key->bytes, key->len);
 	read_unlock();
 	return handle;
 }
@@ -102,31 +134,36 @@ struct node *node_ref(struct node *node)
 	return node;
 }
 
-static void node_destroy(struct node *node)
+/* Its lock is gone already. */
+static void node_free(struct node *node)
 {
 	struct node_key *key = atomic_load(&node->key);
 	int pinned = atomic_load(&node->pinned_fd);
 
 	if (pinned >= 0)
 		close(pinned);
-	if (key != &node->first_key)
-		free(key);
-	if (node->name != node->first_name)
-		free(node->name);
-	pthread_mutex_destroy(&node->lock);
+	if (key->apart)
+		free(apart_of(key));
+	node_name_free(node);
 	free(node);
 }
 
-static void node_destroy_rcu(struct rcu_head *rcu)
+static void node_destroy(struct node *node)
+{
+	pthread_mutex_destroy(&node->lock);
+	node_free(node);
+}
+
+static void node_free_rcu(struct rcu_head *rcu)
 {
 	TSAN_ACQUIRE(&rcu_order);
-	node_destroy(caa_container_of(rcu, struct node, first_key.rcu));
+	node_free(caa_container_of(rcu, struct node, rcu));
 }
 
 static void key_free_rcu(struct rcu_head *rcu)
 {
 	TSAN_ACQUIRE(&rcu_order);
-	free(caa_container_of(rcu, struct node_key, rcu));
+	free(caa_container_of(rcu, struct apart_key, rcu));
 }
 
 /* The last reference is gone. Returns the parent, whose reference it had. */
@@ -140,8 +177,9 @@ static struct node *node_die(struct node *node)
 	cds_lfht_del(table->hash, &atomic_load(&node->key)->hash);
 	read_unlock();
 	atomic_fetch_sub(&table->count, 1);
+	pthread_mutex_destroy(&node->lock);
 	TSAN_RELEASE(&rcu_order);
-	call_rcu(&node->first_key.rcu, node_destroy_rcu);
+	call_rcu(&node->rcu, node_free_rcu);
 	return parent;
 }
 
@@ -151,52 +189,54 @@ void node_unref(struct node *node)
 		node = node_die(node);
 }
 
+/* With the name, if there is one, and no more than the room for one. */
 static struct node *node_new(struct node_table *table,
 			     const struct front_handle *handle, mode_t mode,
-			     const char *name)
+			     struct node *parent, const char *name)
 {
-	size_t len = name ? strlen(name) + 1 : 0;
-	struct node *node = malloc(sizeof(*node) + len);
+	size_t room = node_name_room(name ? strlen(name) + 1 : 0);
+	size_t size = offsetof(struct node, first_key.bytes) + handle->len;
+	struct node *node = malloc(max_t(size_t, size + room, sizeof(*node)));
 
 	if (!node)
 		return NULL;
 	*node = (struct node){
 		.table = table,
 		.type = mode & S_IFMT,
+		.flags = NODE_EA,
 		.pinned_fd = -1,
 		.refs = 1,
 		.key = &node->first_key,
+		.name_room = (uint16_t)room,
 	};
 	pthread_mutex_init(&node->lock, NULL);
-	node->first_key.node = node;
-	node->first_key.handle = *handle;
-	cds_lfht_node_init(&node->first_key.hash);
-	if (name) {
-		memcpy(node->first_name, name, len);
-		node->name = node->first_name;
-	}
+	key_init(&node->first_key, handle, false);
+	if (parent)
+		node_set_name(node, parent, name);
 	return node;
 }
 
-/* Puts key in the table: NULL, or a node with that handle, with a reference. */
-static struct node *table_add(struct node_table *table, struct node_key *key)
+/* Puts key, of handle, in the table: NULL, or a node with that handle, with a
+ * reference. */
+static struct node *table_add(struct node_table *table, struct node_key *key,
+			      const struct front_handle *handle)
 {
-	unsigned long hash = handle_hash(&key->handle);
+	unsigned long hash = handle_hash(handle);
 	struct node *found = NULL;
 
 	TSAN_RELEASE(key);
 	read_lock();
 	for (;;) {
 		struct cds_lfht_node *old = cds_lfht_add_unique(
-			table->hash, hash, key_match, &key->handle, &key->hash);
+			table->hash, hash, key_match, handle, &key->hash);
 
 		if (old == &key->hash)
 			break;
 		TSAN_ACQUIRE(key_of(old));
-		if (try_ref(key_of(old)->node)) {
-			found = key_of(old)->node;
+		found = node_of(key_of(old));
+		if (try_ref(found))
 			break;
-		}
+		found = NULL;
 		cds_lfht_del(table->hash, old);
 	}
 	read_unlock();
@@ -214,23 +254,10 @@ struct node *node_find(struct node_table *table,
 	cds_lfht_lookup(table->hash, handle_hash(handle), key_match, handle,
 			&iter);
 	hash = cds_lfht_iter_get_node(&iter);
-	if (hash && try_ref(key_of(hash)->node))
-		node = key_of(hash)->node;
+	if (hash && try_ref(node_of(key_of(hash))))
+		node = node_of(key_of(hash));
 	read_unlock();
 	return node;
-}
-
-/* Under node->lock. A name lost for want of memory is better than a wrong. */
-static void set_name(struct node *node, struct node *parent, const char *name)
-{
-	char *copy = parent ? strdup(name) : NULL;
-	struct node *old_parent = node->parent;
-
-	if (node->name != node->first_name)
-		free(node->name);
-	node->name = copy;
-	node->parent = copy ? node_ref(parent) : NULL;
-	node_unref(old_parent);
 }
 
 /* One of the names of a file that is known. */
@@ -240,8 +267,8 @@ static void refresh_name(struct node *node, struct node *parent,
 	if (S_ISDIR(node->type))
 		return; /* has one name, and rename keeps it */
 	pthread_mutex_lock(&node->lock);
-	if (node->parent != parent || strcmp(node->name, name) != 0)
-		set_name(node, parent, name);
+	if (node->parent != parent || strcmp(node_name(node), name) != 0)
+		node_set_name(node, parent, name);
 	pthread_mutex_unlock(&node->lock);
 }
 
@@ -305,20 +332,17 @@ static int node_take(struct node_table *table, struct node *parent, int dirfd,
 		if (fd < 0)
 			return fd;
 	}
-	node = node_new(table, handle, mode, name);
+	node = node_new(table, handle, mode, parent, name);
 	if (!node) {
 		if (fd >= 0)
 			close(fd);
 		return -ENOMEM;
 	}
 	atomic_store(&node->pinned_fd, fd);
-	atomic_store(&node->flags, NODE_EA);
-	if (parent)
-		node->parent = node_ref(parent);
-	found = table_add(table, &node->first_key);
+	found = table_add(table, &node->first_key, handle);
 	if (found) {
+		node_unref(node->parent);
 		node_destroy(node);
-		node_unref(parent);
 		if (name)
 			refresh_name(found, parent, name);
 		node = found;
@@ -405,47 +429,6 @@ void node_forget(struct node *node, uint64_t count)
 		node_unref(node);
 }
 
-void node_renamed(struct node *node, struct node *parent, const char *name)
-{
-	set_name(node, parent, name);
-}
-
-void node_unlinked(struct node *node)
-{
-	atomic_fetch_or(&node->flags, NODE_UNLINKED);
-	set_name(node, NULL, NULL);
-}
-
-void node_dir_lock(struct node *dir)
-{
-	pthread_mutex_lock(&dir->lock);
-}
-
-void node_dir_unlock(struct node *dir)
-{
-	pthread_mutex_unlock(&dir->lock);
-}
-
-void node_dir_lock2(struct node *a, struct node *b)
-{
-	if (a > b) {
-		struct node *swap = a;
-
-		a = b;
-		b = swap;
-	}
-	node_dir_lock(a);
-	if (b != a)
-		node_dir_lock(b);
-}
-
-void node_dir_unlock2(struct node *a, struct node *b)
-{
-	node_dir_unlock(a);
-	if (b != a)
-		node_dir_unlock(b);
-}
-
 /* An O_PATH descriptor of the file that a swap puts behind a pinned node. */
 static int open_swapped(struct node *node, const struct front_handle *handle)
 {
@@ -462,7 +445,7 @@ static int open_swapped(struct node *node, const struct front_handle *handle)
 	err = node_fd_get(node->parent, &dir);
 	if (err)
 		return err;
-	fd = open_path(dir.fd, node->name);
+	fd = open_path(dir.fd, node_name(node));
 	if (fd < 0)
 		return fd;
 	err = front_handle_at(front, fd, "", &found);
@@ -475,7 +458,8 @@ int node_swap(struct node *node, const struct front_handle *handle)
 {
 	struct node_table *table = node->table;
 	int pinned = atomic_load(&node->pinned_fd);
-	_cleanup_free_ struct node_key *key = malloc(sizeof(*key));
+	_cleanup_free_ struct apart_key *key =
+		malloc(sizeof(*key) + handle->len);
 	_cleanup_close_ int fd = -1;
 	struct node_key *old;
 	struct node *found;
@@ -487,21 +471,20 @@ int node_swap(struct node *node, const struct front_handle *handle)
 		if (fd < 0)
 			return fd;
 	}
-	*key = (struct node_key){.node = node, .handle = *handle};
-	cds_lfht_node_init(&key->hash);
-	found = table_add(table, key);
+	key->node = node;
+	key_init(&key->key, handle, true);
+	found = table_add(table, &key->key, handle);
 	if (found) {
 		node_unref(found);
 		return -EEXIST;
 	}
-	old = atomic_exchange(&node->key, key);
-	(void)steal_ptr(&key);
+	old = atomic_exchange(&node->key, &steal_ptr(&key)->key);
 	read_lock();
 	cds_lfht_del(table->hash, &old->hash);
 	read_unlock();
-	if (old != &node->first_key) {
+	if (old->apart) {
 		TSAN_RELEASE(&rcu_order);
-		call_rcu(&old->rcu, key_free_rcu);
+		call_rcu(&apart_of(old)->rcu, key_free_rcu);
 	}
 	fd_cache_drop(&table->fds, node);
 	if (fd >= 0)
@@ -583,8 +566,8 @@ void node_table_free(struct node_table *table)
 		cds_lfht_for_each_entry (table->hash, &iter, key, hash) {
 			TSAN_ACQUIRE(key);
 			cds_lfht_del(table->hash, &key->hash);
-			key->node->parent = all;
-			all = key->node;
+			node_of(key)->parent = all;
+			all = node_of(key);
 		}
 		read_unlock();
 		cds_lfht_destroy(table->hash, NULL);

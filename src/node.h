@@ -40,41 +40,48 @@ enum node_flags {
 };
 
 /* What the table holds: immutable, so that readers may compare it without a
- * lock. A swap gives its node a new key; the old one dies after a grace
- * period. */
+ * lock. A swap gives its node a new key, of its own memory; the old one dies
+ * after a grace period. */
 struct node_key {
 	struct cds_lfht_node hash;
-	struct rcu_head rcu;
-	struct node *node;
-	struct front_handle handle;
+	bool apart; /* not the node's first_key */
+	uint8_t type, len;
+	uint8_t bytes[]; /* len of them: with type, a front_handle */
 };
 
+/*
+ * A mount knows millions of them, so its size counts: one of ext4 with a name
+ * of up to 28 characters takes 176 bytes of malloc's, and then up to 16 in the
+ * hash table. What is read after the last reference went (refs, key, first_key)
+ * must not be in the union.
+ */
 struct node {
 	/* Written once, before the node is published. */
 	struct node_table *table;
-	mode_t type; /* S_IFMT bits */
 
-	_Atomic(int) pinned_fd;	   /* node_pin(); -1: none */
 	_Atomic(uint64_t) nlookup; /* the kernel's references */
-	_Atomic(uint32_t) refs;	   /* holders of the pointer */
-	_Atomic(uint32_t) flags;   /* enum node_flags */
-
-	/* Under lock. */
-	pthread_mutex_t lock;
-	/* Changes when a restore swaps the inode: written under lock, read
-	 * under it or in an RCU read section. */
+	union {
+		pthread_mutex_t lock;
+		struct rcu_head rcu; /* with the last reference gone */
+	};
+	/* Under lock. Changes when a restore swaps the inode: read under it or
+	 * in an RCU read section. */
 	_Atomic(struct node_key *) key;
 	struct node *parent; /* a reference; NULL for the root and unlinked */
-	char *name;	     /* below parent; one of its names if several */
 	struct tier_file *file; /* NULL for a closed file at rest */
-	uint16_t reads;		/* opens that read in place and that count */
-	uint16_t reads_at;	/* since when: 2^16 ms */
 	pid_t reader;		/* who read in place last, */
 	uint32_t reader_at;	/* and when: ms; 0: nobody yet */
+	uint16_t reads;		/* opens that read in place and that count */
+	uint16_t reads_at;	/* since when: 2^16 ms */
 
+	_Atomic(int) pinned_fd;	   /* node_pin(); -1: none */
+	_Atomic(uint32_t) refs;	   /* holders of the pointer */
 	uint32_t fd_slot;	   /* under the fd cache's lock */
-	struct node_key first_key; /* *key, until a swap */
-	char first_name[];	   /* *name, until it changes */
+	uint16_t type;		   /* S_IFMT bits; written once */
+	_Atomic(uint8_t) flags;	   /* enum node_flags */
+	bool name_apart;	   /* under lock: see node_path.c */
+	uint16_t name_room;	   /* written once */
+	struct node_key first_key; /* *key, until a swap; then the name */
 };
 
 /* fd_max bounds the cached descriptors. */
@@ -162,6 +169,10 @@ int node_open(struct node *node, int flags);
  * following symlinks, with the calling thread's credentials. -ENOENT,
  * -ENOTDIR, -EACCES, -ENAMETOOLONG. */
 int node_walk(struct node_table *table, const char *path, struct node **ret);
+
+/* One of its names, below node->parent; NULL: there is none, or it is not
+ * known, nor is the parent. Caller holds node->lock as long as it is used. */
+const char *node_name(const struct node *node);
 
 /* The node's path below the root as far as it is known, "/" first, or
  * "(unlinked)". Truncated to fit; for messages. */

@@ -42,9 +42,16 @@ void fd_cache_free(struct fd_cache *cache);
 /* The node's descriptor leaves the cache; who borrowed it keeps it. */
 void fd_cache_drop(struct fd_cache *cache, struct node *node);
 
+/* Under node->lock, or before it is published: its name is name in parent (a
+ * reference that it takes), or, parent being NULL, none. A name lost for want of
+ * memory is better than a wrong one. */
+void node_set_name(struct node *node, struct node *parent, const char *name);
+/* Room for a name of len bytes, its end included. */
+size_t node_name_room(size_t len);
+void node_name_free(struct node *node);
+
 /* node_lookup() with the directory's descriptor given. */
 int node_lookup_at(struct node *parent, int dirfd, const char *name,
 		   struct stat *ret_stat, struct node **ret);
-
 
 #endif

@@ -66,7 +66,7 @@ void tier_report_bad(struct node *node, int fd, const char *why)
 
 	(void)fstatat(fd, "", &st, AT_EMPTY_PATH);
 	log_error("%s (inode %llu of the front): %s; the file is left alone",
-		  node->name ? node->name : "(no name)",
+		  node_name(node) ? node_name(node) : "(no name)",
 		  (unsigned long long)st.st_ino, why);
 }
 

@@ -524,7 +524,7 @@ static void settle(struct tier *tier, struct node *node)
 	if (file && ret && file->log == log) {
 		file->log_lost = true;
 		log_error("%s: its log of writes: %s",
-			  node->name ? node->name : "(no name)",
+			  node_name(node) ? node_name(node) : "(no name)",
 			  strerror(-ret));
 	} else if (file) {
 		settled(file, log, end);

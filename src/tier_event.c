@@ -29,12 +29,12 @@ static void tell(struct tier *tier, struct node *node,
 	    atomic_load(&node->flags) & NODE_UNLINKED)
 		return;
 	file = node_handle(node);
-	if (!node->parent || !node->name) {
+	if (!node->parent) {
 		fn(catalog, &file, NULL, NULL);
 		return;
 	}
 	parent = node_handle(node->parent);
-	fn(catalog, &file, &parent, node->name);
+	fn(catalog, &file, &parent, node_name(node));
 }
 
 void tier_tell_changed(struct tier *tier, struct node *node)

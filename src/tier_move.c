@@ -232,6 +232,7 @@ int tier_recall(struct tier_file *file, enum mover_prio prio)
 	struct tier *tier = file->tier;
 	struct target *target;
 	struct tier_move *move = file->move;
+	const char *name;
 	char path[256];
 	bool needed;
 	int ret;
@@ -254,8 +255,8 @@ int tier_recall(struct tier_file *file, enum mover_prio prio)
 	move = tier_move_new(file, TIER_RESTORE, NULL);
 	if (!move)
 		return -ENOMEM;
-	snprintf(path, sizeof(path), "%s",
-		 file->node->name ? file->node->name : "");
+	name = node_name(file->node);
+	snprintf(path, sizeof(path), "%s", name ? name : "");
 	ret = queue_moves(tier, TIER_RESTORE, prio, &move, 1,
 			  tier_stub_size(file), path, true);
 	if (ret) {

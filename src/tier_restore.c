@@ -172,7 +172,7 @@ static int check_swap(struct restore *r, struct node *parent)
 
 	if (r->move->cancelled || !tier_is_stub(file->ea.state))
 		return -ECANCELED;
-	if (!r->node->parent || !r->node->name)
+	if (!r->node->parent)
 		return -EAGAIN;
 	if (r->node->parent != parent)
 		return SWAP_MOVED;
@@ -207,8 +207,8 @@ static int swap_locked(struct restore *r, struct node *parent)
 	stub = node_open(r->node, O_RDONLY | O_NOATIME);
 	if (stub < 0)
 		return stub;
-	if (fstat(stub, &st) < 0 ||
-	    fstatat(dir.fd, r->node->name, &named, AT_SYMLINK_NOFOLLOW) < 0)
+	if (fstat(stub, &st) < 0 || fstatat(dir.fd, node_name(r->node), &named,
+					    AT_SYMLINK_NOFOLLOW) < 0)
 		return -errno;
 	if (st.st_nlink != 1 || named.st_ino != st.st_ino)
 		return -EAGAIN;
@@ -223,7 +223,7 @@ static int swap_locked(struct restore *r, struct node *parent)
 		ret = front_handle_at(front, fd, "", &handle);
 	fault_point("restore-prepared");
 	if (!ret)
-		ret = exchange(r, fd, dir.fd, r->node->name, ea.ino,
+		ret = exchange(r, fd, dir.fd, node_name(r->node), ea.ino,
 			       file->ea.flags & TIERFS_EA_F_INO);
 	if (ret)
 		return ret;
@@ -235,7 +235,7 @@ static int swap_locked(struct restore *r, struct node *parent)
 	restore_swapped(r, &ea);
 	dirh = node_handle(parent);
 	catalog_swapped(r->tier->parts.catalog, &old, &handle, &dirh,
-			r->node->name);
+			node_name(r->node));
 	return 0;
 }
 
@@ -296,7 +296,7 @@ static int look(struct restore *r)
 	r->ea = file->ea;
 	if (r->move->cancelled || !tier_is_stub(r->ea.state))
 		return -ECANCELED;
-	r->swap = r->node->parent && r->node->name;
+	r->swap = r->node->parent;
 	r->size = r->ea.size;
 	r->blocks = r->ea.blocks;
 	if (r->ea.state != SPILL_DIRTY)
