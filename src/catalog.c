@@ -59,7 +59,9 @@ static int insert_root(struct catalog *c)
 	return catalog_db_step(&c->db, CQ_DIR_INSERT);
 }
 
-static int count(struct catalog *c)
+/* How many there are. Counting the directories takes as long as there are many,
+ * so a clean end writes it down (known, or 0). */
+static int count(struct catalog *c, int64_t known)
 {
 	struct histogram h;
 	sqlite3_stmt *st;
@@ -72,6 +74,10 @@ static int count(struct catalog *c)
 	for (int i = 0; i < SPILL_STATES; i++)
 		files += h.states[i].files;
 	histogram_free(&h);
+	atomic_store(&c->files, files);
+	atomic_store(&c->dirs, known);
+	if (known)
+		return 0;
 	rc = sqlite3_prepare_v2(c->db.sql, "SELECT count(*) FROM dirs", -1, &st,
 				NULL);
 	if (rc == SQLITE_OK)
@@ -80,7 +86,6 @@ static int count(struct catalog *c)
 		atomic_store(&c->dirs, sqlite3_column_int64(st, 0));
 	err = catalog_db_errno(&c->db, rc);
 	sqlite3_finalize(st);
-	atomic_store(&c->files, files);
 	return err;
 }
 
@@ -88,7 +93,7 @@ static int count(struct catalog *c)
 static int load(struct catalog *c)
 {
 	struct catalog_dir root;
-	int64_t clean = 0, gen = 0;
+	int64_t clean = 0, gen = 0, dirs = 0;
 	int err;
 
 	err = catalog_db_do(&c->db, CQ_BEGIN);
@@ -96,6 +101,8 @@ static int load(struct catalog *c)
 		err = catalog_db_meta(&c->db, "clean", &clean);
 	if (!err)
 		err = catalog_db_meta(&c->db, "gen", &gen);
+	if (!err && clean)
+		err = catalog_db_meta(&c->db, "dirs", &dirs);
 	/* The schema is all there is. */
 	if (!err && !gen)
 		err = insert_root(c);
@@ -119,7 +126,7 @@ static int load(struct catalog *c)
 	if (!err)
 		err = catalog_db_do(&c->db, CQ_COMMIT);
 	if (!err)
-		err = count(c);
+		err = count(c, dirs);
 	if (!err)
 		err = catalog_db_exec(&c->db, "PRAGMA synchronous = NORMAL");
 	c->gen = (uint64_t)gen;
@@ -401,10 +408,17 @@ void catalog_close(struct catalog *c)
 	/* With what could not be written, the next one has to look. */
 	if (c->db.sql && !c->err && !atomic_load(&c->queue.marked)) {
 		err = catalog_db_exec(&c->db, "PRAGMA synchronous = FULL");
+		if (!err)
+			err = catalog_db_do(&c->db, CQ_BEGIN);
 		if (!err && c->judge_all)
 			err = catalog_db_set_meta(&c->db, "judged", c->judged);
 		if (!err)
-			catalog_db_set_meta(&c->db, "clean", 1);
+			err = catalog_db_set_meta(&c->db, "dirs",
+						  atomic_load(&c->dirs));
+		if (!err)
+			err = catalog_db_set_meta(&c->db, "clean", 1);
+		if (!err)
+			catalog_db_do(&c->db, CQ_COMMIT);
 	}
 	catalog_free(c);
 }

@@ -9,8 +9,8 @@
  *   links  all names of each file that has several; its home is one of them
  *   dirs   gen: the walk that listed it last
  *   hist   of each directory's subtree, by bucket (catalog_hist.c)
- *   meta   clean: closed as it should be; gen; fingerprint and judged, of the
- *          judge
+ *   meta   clean: closed as it should be, and dirs: how many there were then;
+ *          gen; fingerprint and judged, of the judge
  *
  * Losing the last transactions does no harm (the walk after an unclean end
  * finds what they said), damage would: so WAL with synchronous=NORMAL, which is

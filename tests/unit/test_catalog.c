@@ -177,6 +177,11 @@ static void test_again(void **state)
 	catalog_stats(env->c, &stats);
 	assert_int_equal(stats.files, 1);
 	assert_int_equal(stats.dirs, 2);
+	put_dir(env, "/d/e");
+	env_close(env);
+	env_open(env);
+	catalog_stats(env->c, &stats);
+	assert_int_equal(stats.dirs, 3);
 }
 
 struct judge {
