@@ -34,9 +34,9 @@ def fill(top, files):
             os.close(here)
 
 
-def answer(tier):
+def answer(tier, *options):
     """Seconds from the start of the daemon to the first file read."""
-    argv = [a for a in tier.argv() if a != "-f"]
+    argv = [a for a in tier.argv(*options) if a != "-f"]
 
     def first():
         with open(tier.log, "ab") as log:
@@ -54,7 +54,8 @@ def answer(tier):
 
 
 def umount(tier):
-    run("umount", tier.mnt)
+    # Who asks all daemons for their status looks at the mount.
+    wait_for(lambda: not run("umount", tier.mnt, check=False).returncode)
     wait_for(lambda: not os.path.exists(f"/proc/{tier.pid}"), 300)
 
 
