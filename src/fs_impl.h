@@ -200,7 +200,8 @@ struct fs_use {
 	/* open, create, tmpfile */
 	struct fuse_file_info fi;
 	bool is_create;
-	struct stat st;
+	int made_fd;	/* create: of the new file; else -1 */
+	struct stat st; /* create: of the new file */
 
 	/* truncate */
 	struct stat attr;
@@ -303,9 +304,6 @@ void fs_rename(fuse_req_t req, fuse_ino_t parent, const char *name,
 	       fuse_ino_t newparent, const char *newname, unsigned int flags);
 void fs_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t newparent,
 	     const char *newname);
-int fs_make(fuse_req_t req, struct node *parent, const char *name, mode_t mode,
-	    dev_t rdev, const char *link, struct stat *ret_stat,
-	    struct node **ret);
 
 void fs_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
 void fs_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,

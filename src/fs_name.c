@@ -1,13 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 
-/*
- * Names: making, removing, renaming, linking.
- *
- * A file whose last name goes may still be referred to by the kernel (a
- * working directory, an O_PATH descriptor), and with no descriptor open the
- * front would free it. So whoever removes a name holds the file by an O_PATH
- * descriptor first, and leaves it to the node if no name is left.
- */
+/* Names: making, removing, renaming, linking. */
 
 #include "fs_impl.h"
 
@@ -18,9 +11,9 @@
 #include <string.h>
 #include <unistd.h>
 
-int fs_make(fuse_req_t req, struct node *parent, const char *name, mode_t mode,
-	    dev_t rdev, const char *link, struct stat *ret_stat,
-	    struct node **ret)
+static int make_node(fuse_req_t req, struct node *parent, const char *name,
+		     mode_t mode, dev_t rdev, const char *link,
+		     struct stat *ret_stat, struct node **ret)
 {
 	_cleanup_node_fd_ struct node_fd dir = NODE_FD_NONE;
 	int err;
@@ -50,8 +43,8 @@ static void make(fuse_req_t req, fuse_ino_t parent, const char *name,
 {
 	_cleanup_(node_unrefp) struct node *node = NULL;
 	struct stat st;
-	int err = fs_make(req, fs_node(req, parent), name, mode, rdev, link,
-			  &st, &node);
+	int err = make_node(req, fs_node(req, parent), name, mode, rdev, link,
+			    &st, &node);
 
 	if (err)
 		fs_reply_err(req, err);
@@ -97,70 +90,27 @@ void fs_readlink(fuse_req_t req, fuse_ino_t ino)
 	fuse_reply_readlink(req, target);
 }
 
-/* The file of a name that is about to go, or -1. */
-static int hold(struct node *parent, const char *name)
-{
-	_cleanup_node_fd_ struct node_fd dir = NODE_FD_NONE;
-
-	if (node_fd_get(parent, &dir) < 0)
-		return -1;
-	return openat(dir.fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-}
-
-/* The name is gone: keeps the file if it was the last one. */
-static void keep(fuse_req_t req, int *fd, bool unlinked)
-{
-	struct fs *fs = fs_of(req);
-	_cleanup_(node_unrefp) struct node *node = NULL;
-	struct front_handle handle;
-	struct stat st;
-
-	if (*fd < 0 || fstat(*fd, &st) < 0)
-		return;
-	if (!S_ISDIR(st.st_mode) && st.st_nlink > 0)
-		return;
-	if (front_handle_at(fs->parts.front, *fd, "", &handle) < 0)
-		return;
-	node = node_find(fs->parts.nodes, &handle);
-	if (!node)
-		return;
-	if (unlinked) {
-		pthread_mutex_lock(&node->lock);
-		node_unlinked(node);
-		pthread_mutex_unlock(&node->lock);
-	}
-	node_pin(node, steal_fd(fd));
-}
-
 void fs_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
 	struct node *dir = fs_node(req, parent);
-	_cleanup_close_ int fd = -1;
 	int err = -ENOENT;
 
 	if (!fs_hidden(dir, name)) {
 		fs_become_root();
-		fd = hold(dir, name);
 		err = tier_unlink(fs_tier(req), dir, name);
 	}
-	if (!err)
-		keep(req, &fd, false);
 	fs_reply_err(req, err);
 }
 
 void fs_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
 	struct node *dir = fs_node(req, parent);
-	_cleanup_close_ int fd = -1;
 	int err = -ENOENT;
 
 	if (!fs_hidden(dir, name)) {
 		fs_become_root();
-		fd = hold(dir, name);
 		err = tier_rmdir(fs_tier(req), dir, name);
 	}
-	if (!err)
-		keep(req, &fd, true);
 	fs_reply_err(req, err);
 }
 
@@ -169,7 +119,6 @@ void fs_rename(fuse_req_t req, fuse_ino_t parent, const char *name,
 {
 	struct node *dir = fs_node(req, parent);
 	struct node *newdir = fs_node(req, newparent);
-	_cleanup_close_ int fd = -1;
 	int err = 0;
 
 	if (flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE))
@@ -180,18 +129,8 @@ void fs_rename(fuse_req_t req, fuse_ino_t parent, const char *name,
 		err = -EPERM;
 	if (!err) {
 		fs_become_root();
-		if (!flags)
-			fd = hold(newdir, newname);
 		err = tier_rename(fs_tier(req), dir, name, newdir, newname,
 				  flags);
-	}
-	if (!err && fd >= 0) {
-		struct stat st;
-
-		/* Of a directory nlink says it too: 0, or 1 where the front
-		 * does not count. */
-		if (fstat(fd, &st) == 0 && st.st_nlink == 0)
-			keep(req, &fd, false);
 	}
 	fs_reply_err(req, err);
 }

@@ -183,8 +183,14 @@ static int open_check(struct fs_use *use)
  */
 static int created_entry(struct fs_use *use, struct fuse_entry_param *ret)
 {
-	int err = fs_entry(use->park.req, use->node, NULL, ret);
+	int err = 0;
 
+	if (use->st.st_ino)
+		*ret = (struct fuse_entry_param){.ino = fs_ino(use->node),
+						 .entry_timeout = FS_TIMEOUT,
+						 .attr = use->st};
+	else
+		err = fs_entry(use->park.req, use->node, NULL, ret);
 	if (!err && ret->attr.st_size == 0)
 		ret->attr_timeout = FS_TIMEOUT;
 	return err;
@@ -229,8 +235,8 @@ out:
 	fs_use_free(use);
 }
 
-static void open_node(fuse_req_t req, struct node *node,
-		      const struct fuse_file_info *fi, bool is_create)
+static struct fs_use *open_new(fuse_req_t req, struct node *node,
+			       const struct fuse_file_info *fi, bool is_create)
 {
 	int flags = fi->flags & ~(O_CREAT | O_EXCL | O_NOCTTY);
 	struct fs_use *use;
@@ -238,30 +244,81 @@ static void open_node(fuse_req_t req, struct node *node,
 	if (is_create)
 		flags &= ~(O_TRUNC | O_TMPFILE);
 	use = fs_use_new(req, node, flags, open_finish);
-	if (!use)
-		return;
-	use->fi = *fi;
-	use->is_create = is_create;
-	fs_use_start(use);
+	if (use) {
+		use->fi = *fi;
+		use->is_create = is_create;
+	}
+	return use;
 }
 
 void fs_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-	open_node(req, node_ref(fs_node(req, ino)), fi, false);
+	struct fs_use *use =
+		open_new(req, node_ref(fs_node(req, ino)), fi, false);
+
+	if (use)
+		fs_use_start(use);
+}
+
+/* Makes the file, and opens it: what each of the two needs of the front is asked
+ * once. A descriptor to read with serves to register it, whatever the client's. */
+static int make_file(fuse_req_t req, struct node *parent, const char *name,
+		     mode_t mode, struct stat *ret_stat, struct node **ret,
+		     int *ret_fd)
+{
+	_cleanup_node_fd_ struct node_fd dir = NODE_FD_NONE;
+	_cleanup_close_ int fd = -1;
+	int err;
+
+	if (fs_hidden(parent, name))
+		return -EPERM;
+	err = node_fd_get(parent, &dir);
+	if (err)
+		return err;
+	tier_counting_begin(fs_tier(req));
+	fs_become(req);
+	node_dir_lock(parent);
+	fd = openat(dir.fd, name,
+		    O_RDONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
+		    mode & 07777);
+	err = fd < 0 ? -errno : node_made(parent, name, fd, ret_stat, ret);
+	node_dir_unlock(parent);
+	if (!err) {
+		tier_created(fs_tier(req), *ret, parent, name);
+		*ret_fd = steal_fd(&fd);
+	}
+	tier_counting_end(fs_tier(req));
+	return err;
+}
+
+static int open_made(struct fs_use *use)
+{
+	return tier_open_made(use->park.fs->parts.tier, use->node, use->flags,
+			      steal_fd(&use->made_fd));
 }
 
 void fs_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
 	       struct fuse_file_info *fi)
 {
+	struct fs_use *use;
 	struct node *node;
-	int err;
+	struct stat st;
+	int err, fd;
 
-	err = fs_make(req, fs_node(req, parent), name, S_IFREG | (mode & 07777),
-		      0, NULL, NULL, &node);
-	if (err)
+	err = make_file(req, fs_node(req, parent), name, mode, &st, &node, &fd);
+	if (err) {
 		fs_reply_err(req, err);
-	else
-		open_node(req, node, fi, true);
+		return;
+	}
+	use = open_new(req, node, fi, true);
+	if (!use) {
+		close(fd);
+		return;
+	}
+	use->begin = open_made;
+	use->made_fd = fd;
+	use->st = st;
+	fs_use_start(use);
 }
 
 /* The new file has no name: the descriptor keeps it. */
@@ -298,13 +355,17 @@ static int make_tmpfile(fuse_req_t req, struct node *parent, mode_t mode,
 void fs_tmpfile(fuse_req_t req, fuse_ino_t parent, mode_t mode,
 		struct fuse_file_info *fi)
 {
+	struct fs_use *use;
 	struct node *node;
 	int err = make_tmpfile(req, fs_node(req, parent), mode, &node);
 
-	if (err)
+	if (err) {
 		fs_reply_err(req, err);
-	else
-		open_node(req, node, fi, true);
+		return;
+	}
+	use = open_new(req, node, fi, true);
+	if (use)
+		fs_use_start(use);
 }
 
 void fs_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)

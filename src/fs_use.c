@@ -10,12 +10,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 void fs_use_free(struct fs_use *use)
 {
 	node_unref(use->node);
 	if (use->newparent)
 		node_unref(use->newparent);
+	if (use->made_fd >= 0)
+		close(use->made_fd);
 	free(use->newname);
 	free(use);
 }
@@ -104,6 +107,7 @@ struct fs_use *fs_use_new(fuse_req_t req, struct node *node, int flags,
 	use->wait.who = &use->who;
 	use->park.node = use->node = node;
 	use->flags = flags;
+	use->made_fd = -1;
 	use->begin = use_open;
 	use->finish = finish;
 	return use;

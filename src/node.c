@@ -313,13 +313,14 @@ static int open_path(int dirfd, const char *name)
 	return fd < 0 ? -errno : fd;
 }
 
-/* The node with handle, made if it is not known. name may be NULL. */
+/* The node with handle, made if it is not known: of the file dirfd/name, or of
+ * fd itself, which may have the name (it was just made) or none (NULL). */
 static int node_take(struct node_table *table, struct node *parent, int dirfd,
 		     const char *name, const struct front_handle *handle,
-		     mode_t mode, struct node **ret)
+		     mode_t mode, bool made, struct node **ret)
 {
 	struct node *node = node_find(table, handle), *found;
-	int fd = -1, err;
+	int fd = -1, err = 0;
 
 	if (node) {
 		if (name)
@@ -328,7 +329,7 @@ static int node_take(struct node_table *table, struct node *parent, int dirfd,
 		return 0;
 	}
 	if (!table->front->by_handle) {
-		fd = open_path(dirfd, name);
+		fd = open_path(dirfd, made ? NULL : name);
 		if (fd < 0)
 			return fd;
 	}
@@ -339,6 +340,8 @@ static int node_take(struct node_table *table, struct node *parent, int dirfd,
 		return -ENOMEM;
 	}
 	atomic_store(&node->pinned_fd, fd);
+	if (made)
+		atomic_store(&node->flags, 0);
 	found = table_add(table, &node->first_key, handle);
 	if (found) {
 		node_unref(node->parent);
@@ -348,7 +351,8 @@ static int node_take(struct node_table *table, struct node *parent, int dirfd,
 		node = found;
 	} else {
 		atomic_fetch_add(&table->count, 1);
-		err = look_for_ea(node, dirfd, name);
+		if (!made)
+			err = look_for_ea(node, dirfd, name);
 		if (err) {
 			node_unref(node);
 			return err;
@@ -373,7 +377,7 @@ int node_lookup_locked(struct node *parent, int dirfd, const char *name,
 		err = front_handle_at(table->front, dirfd, name, &handle);
 	if (!err)
 		err = node_take(table, parent, dirfd, name, &handle, st.st_mode,
-				ret);
+				false, ret);
 	if (!err && ret_stat)
 		*ret_stat = st;
 	return err;
@@ -399,8 +403,9 @@ int node_lookup(struct node *parent, const char *name, struct stat *ret_stat,
 	return err ? err : node_lookup_at(parent, dir.fd, name, ret_stat, ret);
 }
 
-int node_from_fd(struct node_table *table, int fd, struct stat *ret_stat,
-		 struct node **ret)
+static int take_fd(struct node_table *table, struct node *parent,
+		   const char *name, int fd, struct stat *ret_stat,
+		   struct node **ret)
 {
 	struct front_handle handle;
 	struct stat st;
@@ -410,11 +415,23 @@ int node_from_fd(struct node_table *table, int fd, struct stat *ret_stat,
 		return -errno;
 	err = front_handle_at(table->front, fd, "", &handle);
 	if (!err)
-		err = node_take(table, NULL, fd, NULL, &handle, st.st_mode,
-				ret);
+		err = node_take(table, parent, fd, name, &handle, st.st_mode,
+				parent != NULL, ret);
 	if (!err && ret_stat)
 		*ret_stat = st;
 	return err;
+}
+
+int node_from_fd(struct node_table *table, int fd, struct stat *ret_stat,
+		 struct node **ret)
+{
+	return take_fd(table, NULL, NULL, fd, ret_stat, ret);
+}
+
+int node_made(struct node *parent, const char *name, int fd,
+	      struct stat *ret_stat, struct node **ret)
+{
+	return take_fd(parent->table, parent, name, fd, ret_stat, ret);
 }
 
 void node_kept(struct node *node)

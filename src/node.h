@@ -106,6 +106,12 @@ int node_lookup_locked(struct node *parent, int dirfd, const char *name,
 /* The same for an open descriptor that has no name yet (O_TMPFILE). */
 int node_from_fd(struct node_table *table, int fd, struct stat *ret_stat,
 		 struct node **ret);
+/* The same for a file that was just made as parent/name, and is open as fd. No
+ * EA is looked for. The caller has held parent's lock since before it made the
+ * file, and keeps others from writing to it: so nobody can have given it an EA
+ * and forgotten it. */
+int node_made(struct node *parent, const char *name, int fd,
+	      struct stat *ret_stat, struct node **ret);
 /* The node with this handle if it is known, with a reference, else NULL. */
 struct node *node_find(struct node_table *table,
 		       const struct front_handle *handle);

@@ -156,6 +156,9 @@ bool tier_wait_cancel(struct node *node, struct tier_wait *wait);
  */
 int tier_open(struct tier *tier, struct node *node, int flags,
 	      struct tier_wait *wait);
+/* The same for a file that the caller has just made, and nobody else knows of;
+ * fd, readable, is taken over. -ENOMEM. */
+int tier_open_made(struct tier *tier, struct node *node, int flags, int fd);
 /* Of a file that the caller uses for writing: its data is on the front and it
  * has no copies when this returns 0. -EINPROGRESS: parked. Errors as above. */
 int tier_untier(struct tier *tier, struct node *node, struct tier_wait *wait);

@@ -402,6 +402,35 @@ void tier_save_budget(struct tier *tier);
 /* The last use of an unlinked file ended. node->lock held. */
 void tier_orphan_closed(struct tier_file *file);
 
+#define TIER_ORPHAN_LEN 24
+const char *tier_orphan_name(uint64_t ino, char buf[TIER_ORPHAN_LEN]);
+
+/* What has a name, the lock of whose directory is held. */
+struct tier_name {
+	int fd;		  /* O_PATH, while it is held; or -1 */
+	int at;		  /* where it is to be looked at: */
+	const char *name; /* the directory by name, or the descriptor */
+	struct front_handle handle; /* len 0: there is no such file */
+	struct node *node; /* a reference; NULL: unknown, and has no EA */
+};
+/* held: so that it outlives its name. -ENOENT, others of open(2). */
+int tier_name_get(struct tier *tier, struct node *parent, int dirfd,
+		  const char *name, bool held, struct tier_name *ret);
+void tier_name_put(struct tier_name *name);
+int tier_name_stat(const struct tier_name *name, struct stat *ret);
+/* It has no name any more: the node keeps it. */
+void tier_name_keep(struct tier_name *name);
+/* Does the end of this file's last name leave something to delete? 1, 0, or
+ * -errno: what its EA says is not understood, and the file has to stay.
+ * node->lock held, as for what follows. */
+int tier_leaves(struct tier *tier, struct node *node, struct tier_file **ret);
+/* Is the file still to be seen without one of its names? */
+bool tier_outlives(const struct node *node, bool last);
+/* The last name is gone. */
+void tier_last_name_gone(struct tier *tier, struct node *node,
+			 struct tier_file *file, const struct stat *st,
+			 bool orphan);
+
 /* -- tier_move.c: jobs -------------------------------------------------- */
 
 /* Why a log that is still written to cannot be applied. */

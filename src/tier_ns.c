@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The namespace: names go without losing or leaking what they named.
+ * Names go without losing or leaking what they named.
  *
  * When the last name of a file with objects is removed, the objects are to be
  * deleted: not before the removal is durable, and surely at last, whatever
@@ -10,10 +10,6 @@
  * there is the list of what is to be deleted; a crash leaves either the name or
  * an entry of the list. tier_delete.c works it off.
  *
- * A rename over such a file must stay atomic for others, so the victim gets its
- * second name in orphans first. A crash between leaves an entry whose file has
- * two names: recovery removes the entry, nothing else happened.
- *
  * A front that is full may have no room for an entry in orphans, and removing
  * files is the way out. Then the name is removed as any other, and what is to
  * be deleted is known in memory alone: a crash before it is leaks it (tierctl
@@ -21,6 +17,11 @@
  *
  * While open, an orphan is as good as any unlinked file: it shows one link less,
  * cannot be linked again, and its objects live until the last close.
+ *
+ * A file whose last name goes may still be referred to by the kernel (a working
+ * directory, an O_PATH descriptor), and with no descriptor open the front would
+ * free it. So whoever removes a name holds the file by an O_PATH descriptor
+ * first, looks at it by that, and leaves it to the node if no name is left.
  *
  * Directory locks are the nodes' own. The kernel serialises operations on names
  * of one directory already; the locks exclude the swap of a restore, which the
@@ -38,38 +39,74 @@
 #include "tier_impl.h"
 #include "util.h"
 
-#define ORPHAN_LEN 24
-
-static const char *orphan_name(uint64_t ino, char buf[ORPHAN_LEN])
+const char *tier_orphan_name(uint64_t ino, char buf[TIER_ORPHAN_LEN])
 {
-	snprintf(buf, ORPHAN_LEN, "%" PRIu64, ino);
+	snprintf(buf, TIER_ORPHAN_LEN, "%" PRIu64, ino);
 	return buf;
 }
 
-/* The node of a name, made if need be: only files with an EA need one. */
-static int name_node(struct tier *tier, struct node *parent, int dirfd,
-		     const char *name, struct front_handle *ret_handle,
-		     struct node **ret)
+/* An O_PATH descriptor; -1: out of them. */
+static int hold(int dirfd, const char *name)
+{
+	int fd = openat(dirfd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+
+	if (fd < 0 && errno != EMFILE && errno != ENFILE && errno != ENOMEM)
+		return -errno;
+	return fd;
+}
+
+int tier_name_get(struct tier *tier, struct node *parent, int dirfd,
+		  const char *name, bool held, struct tier_name *ret)
 {
 	struct front *front = tier->parts.front;
 	struct spill_ea ea;
 	int err;
 
-	err = front_handle_at(front, dirfd, name, ret_handle);
+	*ret = (struct tier_name){.fd = -1, .at = dirfd, .name = name};
+	if (held) {
+		ret->fd = hold(dirfd, name);
+		if (ret->fd < -1)
+			return ret->fd;
+	}
+	if (ret->fd >= 0) {
+		ret->at = ret->fd;
+		ret->name = "";
+	}
+	err = front_handle_at(front, ret->at, ret->name, &ret->handle);
 	if (err)
 		return err;
-	*ret = node_find(tier->parts.nodes, ret_handle);
-	if (*ret)
+	ret->node = node_find(tier->parts.nodes, &ret->handle);
+	if (ret->node)
 		return 0;
 	if (front_ea_get_at(front, dirfd, name, &ea) == -ENODATA)
 		return 0;
-	return node_lookup_locked(parent, dirfd, name, NULL, ret);
+	return node_lookup_locked(parent, dirfd, name, NULL, &ret->node);
 }
 
-/* Does the end of this file's last name leave something to delete? 1, 0, or
- * -errno: what its EA says is not understood, and the file has to stay. */
-static int leaves_something(struct tier *tier, struct node *node,
-			    struct tier_file **ret)
+void tier_name_put(struct tier_name *name)
+{
+	if (name->fd >= 0)
+		close(name->fd);
+	name->fd = -1;
+	node_unref(name->node);
+	name->node = NULL;
+}
+
+int tier_name_stat(const struct tier_name *name, struct stat *ret)
+{
+	return fstatat(name->at, name->name, ret,
+		       AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH) < 0
+		       ? -errno
+		       : 0;
+}
+
+void tier_name_keep(struct tier_name *name)
+{
+	if (name->node && name->fd >= 0)
+		node_pin(name->node, steal_fd(&name->fd));
+}
+
+int tier_leaves(struct tier *tier, struct node *node, struct tier_file **ret)
 {
 	int err;
 
@@ -137,10 +174,9 @@ static void count_gone(struct tier *tier, struct node *node,
 	tier_count(tier, state, SPILL_STATES, size);
 }
 
-/* The last name is gone. node->lock held. */
-static void last_name_gone(struct tier *tier, struct node *node,
-			   struct tier_file *file, const struct stat *st,
-			   bool orphan)
+void tier_last_name_gone(struct tier *tier, struct node *node,
+			 struct tier_file *file, const struct stat *st,
+			 bool orphan)
 {
 	/* Before: a release that is undone was not counted yet. */
 	if (node->file)
@@ -151,34 +187,35 @@ static void last_name_gone(struct tier *tier, struct node *node,
 		tier_orphan_closed(file);
 }
 
-/* Is the file still to be seen without one of its names? node->lock held. */
-static bool outlives(const struct node *node, bool last)
+bool tier_outlives(const struct node *node, bool last)
 {
 	return !last || (node->file && node->file->nopen);
 }
 
 /* *ret_removed: the inode is without a name for good. */
-static int unlink_node(struct tier *tier, int dirfd, const char *name,
-		       struct node *parent, struct node *node,
-		       bool *ret_removed)
+static int unlink_node(struct tier *tier, const struct tier_name *it, int dirfd,
+		       const char *name, struct node *parent, bool *ret_removed)
 {
+	struct node *node = it->node;
 	struct tier_file *file = NULL;
-	char orphan[ORPHAN_LEN];
+	char orphan[TIER_ORPHAN_LEN];
 	bool last, nameless = false;
 	struct stat st;
 	int leaves = 0;
+	int err;
 
-	if (fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-		return -errno;
+	err = tier_name_stat(it, &st);
+	if (err)
+		return err;
 	last = st.st_nlink == 1;
 	if (last)
-		leaves = leaves_something(tier, node, &file);
+		leaves = tier_leaves(tier, node, &file);
 	if (leaves < 0)
 		return leaves;
-	if (outlives(node, last))
+	if (tier_outlives(node, last))
 		tier_ctime_begin(tier, node);
 	if (leaves && renameat(dirfd, name, tier->parts.front->orphans_fd,
-			       orphan_name(st.st_ino, orphan)) < 0) {
+			       tier_orphan_name(st.st_ino, orphan)) < 0) {
 		if (!is_no_room(-errno))
 			return -errno;
 		nameless = true;
@@ -193,17 +230,39 @@ static int unlink_node(struct tier *tier, int dirfd, const char *name,
 	/* Nobody links it meanwhile: node->lock. What is in orphans has one. */
 	*ret_removed = last && (!leaves || nameless);
 	if (last)
-		last_name_gone(tier, node, file, &st, leaves);
+		tier_last_name_gone(tier, node, file, &st, leaves);
 	else if (node->parent == parent)
 		node_renamed(node, NULL, NULL);
+	return 0;
+}
+
+/* What nobody knows, or is not a regular file. */
+static int unlink_other(struct tier *tier, const struct tier_name *it,
+			int dirfd, const char *name, bool *ret_regular,
+			bool *ret_removed)
+{
+	struct stat st;
+	int err;
+
+	err = tier_name_stat(it, &st);
+	if (err)
+		return err;
+	if (unlinkat(dirfd, name, 0) < 0)
+		return -errno;
+	*ret_regular = S_ISREG(st.st_mode);
+	if (*ret_regular && st.st_nlink == 1)
+		tier_count(tier, SPILL_NONE, SPILL_STATES,
+			   (uint64_t)st.st_size);
+	/* Nothing is locked that keeps its other names. */
+	*ret_removed = !*ret_regular && it->fd >= 0 &&
+		       !tier_name_stat(it, &st) && st.st_nlink == 0;
 	return 0;
 }
 
 int tier_unlink(struct tier *tier, struct node *parent, const char *name)
 {
 	_cleanup_node_fd_ struct node_fd dir = NODE_FD_NONE;
-	_cleanup_(node_unrefp) struct node *node = NULL;
-	struct front_handle handle;
+	_cleanup_(tier_name_put) struct tier_name it = {.fd = -1};
 	bool regular = true, removed = false;
 	int ret;
 
@@ -212,26 +271,19 @@ int tier_unlink(struct tier *tier, struct node *parent, const char *name)
 		return ret;
 	tier_counting_begin(tier);
 	node_dir_lock(parent);
-	ret = name_node(tier, parent, dir.fd, name, &handle, &node);
-	if (!ret && node && S_ISREG(node->type)) {
-		pthread_mutex_lock(&node->lock);
-		ret = unlink_node(tier, dir.fd, name, parent, node, &removed);
-		tier_node_unlock(node);
+	ret = tier_name_get(tier, parent, dir.fd, name, true, &it);
+	if (!ret && it.node && S_ISREG(it.node->type)) {
+		pthread_mutex_lock(&it.node->lock);
+		ret = unlink_node(tier, &it, dir.fd, name, parent, &removed);
+		tier_node_unlock(it.node);
 	} else if (!ret) {
-		struct stat st;
-
-		if (fstatat(dir.fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
-		    unlinkat(dir.fd, name, 0) < 0)
-			ret = -errno;
-		else if (S_ISREG(st.st_mode) && st.st_nlink == 1)
-			tier_count(tier, SPILL_NONE, SPILL_STATES,
-				   (uint64_t)st.st_size);
-		else
-			regular = S_ISREG(st.st_mode);
+		ret = unlink_other(tier, &it, dir.fd, name, &regular, &removed);
 	}
 	if (!ret && regular)
-		tier_tell_unnamed(tier, &handle, parent, name, removed);
+		tier_tell_unnamed(tier, &it.handle, parent, name, removed);
 	node_dir_unlock(parent);
+	if (!ret && removed)
+		tier_name_keep(&it);
 	tier_counting_end(tier);
 	return ret;
 }
@@ -239,241 +291,33 @@ int tier_unlink(struct tier *tier, struct node *parent, const char *name)
 int tier_rmdir(struct tier *tier, struct node *parent, const char *name)
 {
 	_cleanup_node_fd_ struct node_fd dir = NODE_FD_NONE;
-	struct front_handle handle;
+	_cleanup_(tier_name_put) struct tier_name it = {.fd = -1};
 	int ret;
 
 	ret = node_fd_get(parent, &dir);
 	if (ret)
 		return ret;
 	node_dir_lock(parent);
-	ret = front_handle_at(tier->parts.front, dir.fd, name, &handle);
+	it.fd = hold(dir.fd, name);
+	ret = it.fd < -1 ? it.fd
+			 : front_handle_at(tier->parts.front,
+					   it.fd < 0 ? dir.fd : it.fd,
+					   it.fd < 0 ? name : "", &it.handle);
 	if (!ret && unlinkat(dir.fd, name, AT_REMOVEDIR) < 0)
 		ret = -errno;
 	if (!ret)
-		tier_tell_unnamed(tier, &handle, parent, name, false);
+		tier_tell_unnamed(tier, &it.handle, parent, name, false);
 	node_dir_unlock(parent);
-	return ret;
-}
-
-/* ---- rename ------------------------------------------------------------ */
-
-struct rename {
-	struct tier *tier;
-	struct node *parent, *newparent;
-	int fd, newfd;
-	const char *name, *newname;
-	unsigned int flags;
-	struct node *node, *victim; /* references; NULL: no need */
-	struct front_handle handle, victim_handle; /* len 0: no such file */
-	bool tell, tell_victim;			   /* the catalog */
-};
-
-/* Renames over a regular file. victim->lock held. */
-static int rename_over(struct rename *r)
-{
-	struct tier_file *file = NULL;
-	char orphan[ORPHAN_LEN];
-	int orphans = r->tier->parts.front->orphans_fd;
-	bool last, nameless = false;
-	struct stat st;
-	int leaves = 0;
-
-	if (fstatat(r->newfd, r->newname, &st, AT_SYMLINK_NOFOLLOW) < 0)
-		return -errno;
-	last = st.st_nlink == 1;
-	if (last)
-		leaves = leaves_something(r->tier, r->victim, &file);
-	if (leaves < 0)
-		return leaves;
-	if (outlives(r->victim, last))
-		tier_ctime_begin(r->tier, r->victim);
-	orphan_name(st.st_ino, orphan);
-	if (leaves && linkat(r->newfd, r->newname, orphans, orphan, 0) < 0) {
-		if (!is_no_room(-errno))
-			return -errno;
-		nameless = true;
-	}
-	fault_point("rename-linked");
-	if (renameat2(r->fd, r->name, r->newfd, r->newname, r->flags) < 0) {
-		int err = -errno;
-
-		if (leaves && !nameless)
-			unlinkat(orphans, orphan, 0);
-		return err;
-	}
-	fault_point("rename-over");
-	if (nameless)
-		file->nameless = true;
-	tier_ctime_end(r->victim);
-	if (last)
-		last_name_gone(r->tier, r->victim, file, &st, leaves);
-	else if (r->victim->parent == r->newparent)
-		node_renamed(r->victim, NULL, NULL);
-	return 0;
-}
-
-static int rename_locked(struct rename *r)
-{
-	struct node *victim = r->victim;
-	bool goes = false;
-	struct stat st;
-	int ret = 0;
-
-	if (victim && victim != r->node && S_ISREG(victim->type) &&
-	    !(r->flags & RENAME_EXCHANGE)) {
-		pthread_mutex_lock(&victim->lock);
-		ret = rename_over(r);
-		tier_node_unlock(victim);
-		return ret;
-	}
-	/* A file that nobody knows has no EA either. */
-	if (!victim && !(r->flags & RENAME_EXCHANGE) &&
-	    !fstatat(r->newfd, r->newname, &st, AT_SYMLINK_NOFOLLOW))
-		goes = S_ISREG(st.st_mode) && st.st_nlink == 1;
-	if (renameat2(r->fd, r->name, r->newfd, r->newname, r->flags) < 0)
-		ret = -errno;
-	else if (goes)
-		tier_count(r->tier, SPILL_NONE, SPILL_STATES,
-			   (uint64_t)st.st_size);
-	return ret;
-}
-
-static void tell_one(struct node *node, bool dirs, struct node *parent,
-		     const char *name)
-{
-	if (!node || S_ISDIR(node->type) != dirs)
-		return;
-	pthread_mutex_lock(&node->lock);
-	node_renamed(node, parent, name);
-	pthread_mutex_unlock(&node->lock);
-}
-
-static void tell(struct rename *r, bool dirs)
-{
-	if (r->node == r->victim)
-		return;
-	tell_one(r->node, dirs, r->newparent, r->newname);
-	if (r->flags & RENAME_EXCHANGE)
-		tell_one(r->victim, dirs, r->parent, r->name);
-}
-
-/* Does the catalog know files like it? */
-static bool listed(const struct node *node, int dirfd, const char *name)
-{
-	struct stat st;
-	mode_t type = S_IFCHR;
-
-	if (node)
-		type = node->type;
-	else if (!fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW))
-		type = st.st_mode;
-	return S_ISREG(type) || S_ISDIR(type);
-}
-
-/* Both directories' locks held; before the rename, for it asks for what has
- * the names then. */
-static void tell_prepare(struct rename *r)
-{
-	if (!r->tier->parts.catalog || !r->handle.len ||
-	    (r->victim_handle.len &&
-	     front_handle_equal(&r->handle, &r->victim_handle)))
-		return; /* names of one file: nothing happens */
-	r->tell = listed(r->node, r->fd, r->name);
-	r->tell_victim =
-		r->victim_handle.len && listed(r->victim, r->newfd, r->newname);
-}
-
-static void tell_catalog(struct rename *r)
-{
-	struct catalog *catalog = r->tier->parts.catalog;
-	struct front_handle old, new;
-
-	if (!r->tell && !r->tell_victim)
-		return;
-	old = node_handle(r->parent);
-	new = node_handle(r->newparent);
-	if (r->tell_victim && !(r->flags & RENAME_EXCHANGE))
-		catalog_unnamed(catalog, &r->victim_handle, &new, r->newname);
-	if (r->tell)
-		catalog_renamed(catalog, &r->handle, &old, r->name, &new,
-				r->newname);
-	if (r->tell_victim && r->flags & RENAME_EXCHANGE)
-		catalog_renamed(catalog, &r->victim_handle, &new, r->newname,
-				&old, r->name);
-}
-
-/* Could a walk over the front miss it, to any harm? */
-static bool matters(const struct node *node)
-{
-	return !node || S_ISDIR(node->type) ||
-	       atomic_load(&((struct node *)node)->flags) & NODE_EA;
-}
-
-/* The ctime of what is renamed changes. */
-static void ctime_moves(struct tier *tier, struct node *node)
-{
-	if (node && S_ISREG(node->type)) {
-		tier_meta_begin(tier, node);
-		tier_meta_unlock(tier, node);
-	}
-}
-
-int tier_rename(struct tier *tier, struct node *parent, const char *name,
-		struct node *newparent, const char *newname, unsigned int flags)
-{
-	_cleanup_node_fd_ struct node_fd fd = NODE_FD_NONE;
-	_cleanup_node_fd_ struct node_fd newfd = NODE_FD_NONE;
-	struct rename r = {.tier = tier,
-			   .parent = parent,
-			   .newparent = newparent,
-			   .name = name,
-			   .newname = newname,
-			   .flags = flags};
-	bool counted;
-	int ret;
-
-	ret = node_fd_get(parent, &fd);
-	if (!ret)
-		ret = node_fd_get(newparent, &newfd);
 	if (ret)
 		return ret;
-	r.fd = fd.fd;
-	r.newfd = newfd.fd;
-	tier_counting_begin(tier);
-	node_dir_lock2(parent, newparent);
-	ret = name_node(tier, parent, fd.fd, name, &r.handle, &r.node);
-	if (!ret)
-		ret = name_node(tier, newparent, newfd.fd, newname,
-				&r.victim_handle, &r.victim);
-	if (ret == -ENOENT && !r.victim)
-		ret = 0; /* the system call says it, or there is none */
-	if (!ret) {
-		ctime_moves(tier, r.node);
-		if (flags & RENAME_EXCHANGE)
-			ctime_moves(tier, r.victim);
+	it.node = node_find(tier->parts.nodes, &it.handle);
+	if (it.node) {
+		pthread_mutex_lock(&it.node->lock);
+		node_unlinked(it.node);
+		pthread_mutex_unlock(&it.node->lock);
 	}
-	counted = !ret && (matters(r.node) ||
-			   (flags & RENAME_EXCHANGE && matters(r.victim)));
-	if (counted)
-		atomic_fetch_add(&tier->renames_begun, 1);
-	if (!ret) {
-		tell_prepare(&r);
-		ret = rename_locked(&r);
-	}
-	if (counted)
-		atomic_fetch_add(&tier->renames_ended, 1);
-	if (!ret) {
-		tell(&r, false);
-		tell_catalog(&r);
-	}
-	node_dir_unlock2(parent, newparent);
-	/* A directory's lock is above those of what is in it: told outside. */
-	if (!ret)
-		tell(&r, true);
-	node_unrefp(&r.node);
-	node_unrefp(&r.victim);
-	tier_counting_end(tier);
-	return ret;
+	tier_name_keep(&it);
+	return 0;
 }
 
 /* An O_TMPFILE becomes a file. node->lock held. */

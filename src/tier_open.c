@@ -279,12 +279,34 @@ static int open_read(struct tier_file *file, const struct tier_who *who)
 	return 0;
 }
 
+static bool for_writing(int flags)
+{
+	return (flags & O_ACCMODE) != O_RDONLY || flags & O_TRUNC;
+}
+
+/* size: of a resident file that is opened for writing. */
+static void use_begin(struct tier_file *file, int flags, int64_t size,
+		      const struct tier_who *who)
+{
+	struct node *node = file->node;
+
+	file->nopen++;
+	if (for_writing(flags)) {
+		if (file->nwrite++ == 0)
+			file->base_size = size;
+		atomic_fetch_or(&node->flags, NODE_VOLATILE);
+	}
+	if ((flags & O_ACCMODE) != O_WRONLY && !(flags & O_NOATIME) &&
+	    makes_warm(file, who))
+		tier_tell_accessed(file->tier, node);
+}
+
 int tier_open(struct tier *tier, struct node *node, int flags,
 	      struct tier_wait *wait)
 {
-	bool write = (flags & O_ACCMODE) != O_RDONLY || flags & O_TRUNC;
+	bool write = for_writing(flags);
 	struct tier_file *file;
-	struct stat st;
+	struct stat st = {0};
 	int ret;
 
 	ret = tier_file_lock(tier, node, &file);
@@ -300,15 +322,7 @@ int tier_open(struct tier *tier, struct node *node, int flags,
 	if (!ret && write && file->nwrite == 0)
 		ret = tier_stat_node(node, &st);
 	if (!ret) {
-		file->nopen++;
-		if (write) {
-			if (file->nwrite++ == 0)
-				file->base_size = st.st_size;
-			atomic_fetch_or(&node->flags, NODE_VOLATILE);
-		}
-		if ((flags & O_ACCMODE) != O_WRONLY && !(flags & O_NOATIME) &&
-		    makes_warm(file, wait->who))
-			tier_tell_accessed(tier, node);
+		use_begin(file, flags, st.st_size, wait->who);
 	} else if (ret == -EINPROGRESS) {
 		tier_park(file, wait);
 	}
@@ -318,6 +332,38 @@ int tier_open(struct tier *tier, struct node *node, int flags,
 	return ret;
 }
 
+int tier_open_made(struct tier *tier, struct node *node, int flags, int fd)
+{
+	struct tier_file *file;
+	struct tier_src *src;
+	int ret;
+
+	ret = tier_file_lock(tier, node, &file);
+	if (ret) {
+		close(fd);
+		return ret;
+	}
+	ret = tier_file_src(file, &src);
+	if (!ret && src->fd_read < 0)
+		src->fd_read = fd;
+	else
+		close(fd);
+	if (!ret && for_writing(flags))
+		tier_counting_begin(tier); /* until it is closed */
+	if (!ret)
+		use_begin(file, flags, 0, NULL);
+	tier_file_unlock(file);
+	return ret;
+}
+
+/* By the descriptor that there is, mostly. */
+static int stat_file(struct tier_file *file, struct stat *ret)
+{
+	if (file->src && file->src->fd_read >= 0)
+		return fstat(file->src->fd_read, ret) < 0 ? -errno : 0;
+	return tier_stat_node(file->node, ret);
+}
+
 /* The last writer left: what it did is counted, and judged. */
 static void last_writer(struct tier_file *file)
 {
@@ -325,7 +371,7 @@ static void last_writer(struct tier_file *file)
 
 	if (!tier_is_stub(file->ea.state) &&
 	    !(atomic_load(&file->node->flags) & NODE_UNLINKED) &&
-	    !tier_stat_node(file->node, &st))
+	    !stat_file(file, &st))
 		tier_count_resize(file->tier, SPILL_NONE,
 				  st.st_size - file->base_size);
 	if (file->write_intent || tier_dirty_unsettled(file))
@@ -335,7 +381,7 @@ static void last_writer(struct tier_file *file)
 
 void tier_close(struct tier *tier, struct node *node, int flags)
 {
-	bool write = (flags & O_ACCMODE) != O_RDONLY || flags & O_TRUNC;
+	bool write = for_writing(flags);
 	struct tier_file *file;
 
 	pthread_mutex_lock(&node->lock);
