@@ -72,6 +72,15 @@ bool fs_passthrough(struct fs *fs, char *why, size_t len)
 	return on;
 }
 
+/* A backing id that nobody's handle has. */
+static void give_back(void *arg, int id)
+{
+	struct fs *fs = arg;
+	uint32_t number = (uint32_t)id;
+
+	ioctl(fuse_session_fd(fs->se), BACKING_CLOSE, &number);
+}
+
 static void refuse_passthrough(struct fs *fs, const char *why)
 {
 	atomic_store(&fs->passthrough, FS_PT_OFF);
@@ -362,6 +371,9 @@ static int make_ready(struct fs *fs)
 	raise_read_ahead(st.st_dev);
 	if (atomic_load(&fs->passthrough) == FS_PT_ON)
 		try_passthrough(fs);
+	/* Without memory nothing is kept. */
+	if (atomic_load(&fs->passthrough) == FS_PT_ON)
+		node_keep_start(fs->parts.nodes, FS_KEEP_MAX, give_back, fs);
 	if (config->passthrough == PASSTHROUGH_ON &&
 	    atomic_load(&fs->passthrough) != FS_PT_ON) {
 		log_error("passthrough=on, but it cannot be had: %s", fs->why);
@@ -440,6 +452,9 @@ void fs_leave(struct fs *fs)
 {
 	fs_work_end(fs);
 	fs_park_answer(fs);
+	/* Now, so that the front is free when we are gone: what the kernel has
+	 * to do for it at the end of a mount is done later. */
+	node_keep_stop(fs->parts.nodes);
 	fuse_session_unmount(fs->se);
 }
 

@@ -17,8 +17,11 @@
 
 /* The daemon is the only one who changes the front: what the kernel knows
  * stays true until the kernel itself changes it. */
-#define FS_TIMEOUT 86400.0
-#define FS_MAX_IO  (1 << 20)
+#define FS_TIMEOUT  86400.0
+#define FS_MAX_IO   (1 << 20)
+/* Closed files whose backing id is kept: each is a file, an inode and its names
+ * in the kernel's memory, some 2 KiB. */
+#define FS_KEEP_MAX 4096
 
 enum fs_pt {
 	FS_PT_OFF,

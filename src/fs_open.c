@@ -18,6 +18,8 @@
  *              session has passthrough, what is cached may have been changed
  *              past the page cache since, and is dropped at the open.
  *
+ * The last close leaves the id to the next open (node_keep.c).
+ *
  * The kernel does not see writes through a mapping of a passthrough file, so
  * the attributes it has are invalidated when one may be made (O_RDWR).
  *
@@ -76,7 +78,8 @@ static int check_writable(int fd, int flags)
 }
 
 /* A backing id for node, 0: none, the handle will be served by us. */
-static int register_backing(fuse_req_t req, struct node *node)
+static int register_backing(fuse_req_t req, struct node *node,
+			    bool *ret_may_keep)
 {
 	struct fs *fs = fs_of(req);
 	struct tier_data data;
@@ -84,6 +87,7 @@ static int register_backing(fuse_req_t req, struct node *node)
 
 	if (tier_data_get(fs->parts.tier, node, false, &data) < 0)
 		return 0;
+	*ret_may_keep = !data.writable;
 	fs_become_writer(req, true, data.fd);
 	errno = 0;
 	id = fuse_passthrough_open(req, data.fd);
@@ -108,7 +112,9 @@ static void handle_add(struct fs_use *use)
 	struct fuse_file_info *fi = &use->fi;
 	bool session = atomic_load(&fs->passthrough) == FS_PT_ON;
 	struct tier_handles *handles;
-	bool first;
+	struct node_kept backing = {.uid = fuse_req_ctx(req)->uid,
+				    .gid = fuse_req_ctx(req)->gid};
+	bool first, may_keep = true;
 	int id = 0;
 	bool keep;
 
@@ -117,15 +123,19 @@ static void handle_add(struct fs_use *use)
 	first = handles->count == 0 && session && tier_resident(node);
 	pthread_mutex_unlock(&node->lock);
 	if (first)
-		id = register_backing(req, node);
+		id = node_keep_take(node, backing.uid, backing.gid);
+	if (first && !id)
+		id = register_backing(req, node, &may_keep);
 
 	pthread_mutex_lock(&node->lock);
 	if (handles->count++ == 0) {
 		handles->passthrough = id > 0;
-		handles->backing_id = id;
+		backing.id = id;
+		handles->backing = backing;
+		handles->may_keep = may_keep;
 		id = 0;
 	}
-	fi->backing_id = handles->backing_id;
+	fi->backing_id = handles->backing.id;
 	/* Each open in place counts, so its reads have to come here. */
 	keep = !fs->session_pt && tier_resident(node) && !tier_damaged(node);
 	pthread_mutex_unlock(&node->lock);
@@ -140,6 +150,14 @@ static void handle_add(struct fs_use *use)
 		fuse_lowlevel_notify_inval_inode(fs->se, fs_ino(node), -1, 0);
 }
 
+/* For the next open. node->lock held. */
+static bool may_keep(struct node *node, const struct tier_handles *handles)
+{
+	return handles->backing.id && handles->may_keep &&
+	       tier_resident(node) &&
+	       !(atomic_load(&node->flags) & NODE_UNLINKED);
+}
+
 static void handle_drop(fuse_req_t req, struct fs *fs, struct node *node,
 			int flags)
 {
@@ -149,8 +167,10 @@ static void handle_drop(fuse_req_t req, struct fs *fs, struct node *node,
 	pthread_mutex_lock(&node->lock);
 	handles = tier_handles(node);
 	if (--handles->count == 0) {
-		id = handles->backing_id;
-		handles->backing_id = 0;
+		if (!may_keep(node, handles) ||
+		    !node_keep(node, &handles->backing))
+			id = handles->backing.id;
+		handles->backing.id = 0;
 		handles->passthrough = false;
 	}
 	pthread_mutex_unlock(&node->lock);

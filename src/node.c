@@ -173,6 +173,7 @@ static struct node *node_die(struct node *node)
 	struct node *parent = node->parent;
 
 	fd_cache_drop(&table->fds, node);
+	node_keep_drop(node);
 	read_lock();
 	cds_lfht_del(table->hash, &atomic_load(&node->key)->hash);
 	read_unlock();
@@ -403,9 +404,8 @@ int node_lookup(struct node *parent, const char *name, struct stat *ret_stat,
 	return err ? err : node_lookup_at(parent, dir.fd, name, ret_stat, ret);
 }
 
-static int take_fd(struct node_table *table, struct node *parent,
-		   const char *name, int fd, struct stat *ret_stat,
-		   struct node **ret)
+int node_of_fd(struct node_table *table, struct node *parent, const char *name,
+	       int fd, struct stat *ret_stat, struct node **ret)
 {
 	struct front_handle handle;
 	struct stat st;
@@ -420,18 +420,6 @@ static int take_fd(struct node_table *table, struct node *parent,
 	if (!err && ret_stat)
 		*ret_stat = st;
 	return err;
-}
-
-int node_from_fd(struct node_table *table, int fd, struct stat *ret_stat,
-		 struct node **ret)
-{
-	return take_fd(table, NULL, NULL, fd, ret_stat, ret);
-}
-
-int node_made(struct node *parent, const char *name, int fd,
-	      struct stat *ret_stat, struct node **ret)
-{
-	return take_fd(parent->table, parent, name, fd, ret_stat, ret);
 }
 
 void node_kept(struct node *node)
@@ -504,6 +492,7 @@ int node_swap(struct node *node, const struct front_handle *handle)
 		call_rcu(&apart_of(old)->rcu, key_free_rcu);
 	}
 	fd_cache_drop(&table->fds, node);
+	node_keep_drop(node);
 	if (fd >= 0)
 		dup3(fd, pinned, O_CLOEXEC);
 	return 0;
@@ -548,6 +537,7 @@ int node_table_new(struct front *front, unsigned int fd_max,
 	if (!table)
 		return -ENOMEM;
 	table->front = front;
+	keep_cache_init(&table->keep);
 	err = fd_cache_init(&table->fds, fd_max);
 	if (err) {
 		free(table);
@@ -596,5 +586,6 @@ void node_table_free(struct node_table *table)
 		node_destroy(node);
 	}
 	fd_cache_free(&table->fds);
+	keep_cache_free(&table->keep);
 	free(table);
 }

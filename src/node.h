@@ -81,6 +81,7 @@ struct node {
 	_Atomic(uint8_t) flags;	   /* enum node_flags */
 	bool name_apart;	   /* under lock: see node_path.c */
 	uint16_t name_room;	   /* written once */
+	uint16_t kept;		   /* under node_keep.c's lock */
 	struct node_key first_key; /* *key, until a swap; then the name */
 };
 
@@ -103,15 +104,23 @@ int node_lookup(struct node *parent, const char *name, struct stat *ret_stat,
  * it. */
 int node_lookup_locked(struct node *parent, int dirfd, const char *name,
 		       struct stat *ret_stat, struct node **ret);
-/* The same for an open descriptor that has no name yet (O_TMPFILE). */
-int node_from_fd(struct node_table *table, int fd, struct stat *ret_stat,
-		 struct node **ret);
-/* The same for a file that was just made as parent/name, and is open as fd. No
- * EA is looked for. The caller has held parent's lock since before it made the
- * file, and keeps others from writing to it: so nobody can have given it an EA
- * and forgotten it. */
-int node_made(struct node *parent, const char *name, int fd,
-	      struct stat *ret_stat, struct node **ret);
+/* The same for an open descriptor: of a file that has no name yet (O_TMPFILE,
+ * parent NULL), or of one that was just made as parent/name. For the latter no EA
+ * is looked for: the caller has held parent's lock since before it made the file,
+ * and keeps others from writing to it, so that nobody can have given it an EA and
+ * forgotten it. */
+int node_of_fd(struct node_table *table, struct node *parent, const char *name,
+	       int fd, struct stat *ret_stat, struct node **ret);
+static inline int node_from_fd(struct node_table *table, int fd,
+			       struct stat *ret_stat, struct node **ret)
+{
+	return node_of_fd(table, NULL, NULL, fd, ret_stat, ret);
+}
+static inline int node_made(struct node *parent, const char *name, int fd,
+			    struct stat *ret_stat, struct node **ret)
+{
+	return node_of_fd(parent->table, parent, name, fd, ret_stat, ret);
+}
 /* The node with this handle if it is known, with a reference, else NULL. */
 struct node *node_find(struct node_table *table,
 		       const struct front_handle *handle);
@@ -170,6 +179,27 @@ void node_fd_put(struct node_fd *fd);
 
 /* A descriptor of its own with flags (never creates): fd or -errno. */
 int node_open(struct node *node, int flags);
+
+/*
+ * What is kept of a closed file for its next open: a backing id, of a file that
+ * is open to be read, and who registered it. At most max, for as long as the
+ * table is used between start and stop; close() gives one back, with any lock
+ * held but those of this cache's callers.
+ */
+struct node_kept {
+	int id;
+	uid_t uid;
+	gid_t gid;
+};
+int node_keep_start(struct node_table *table, unsigned int max,
+		    void (*close)(void *arg, int id), void *arg);
+void node_keep_stop(struct node_table *table);
+/* Caller holds node->lock. True: it took the id over. */
+bool node_keep(struct node *node, const struct node_kept *kept);
+/* The id, which is the caller's now; 0: there is none for him. */
+int node_keep_take(struct node *node, uid_t uid, gid_t gid);
+/* Nobody may have the file open, or it goes: gives it back, if there is one. */
+void node_keep_drop(struct node *node);
 
 /* Walks an absolute path below the mount's root ("/" is the root) without
  * following symlinks, with the calling thread's credentials. -ENOENT,

@@ -4,6 +4,8 @@
 
 /* What node.c and node_fd.c share. */
 
+#include <urcu/list.h>
+
 #include "node.h"
 
 #define FD_SLOT_NONE   UINT32_MAX	/* not in the cache: put closes it */
@@ -29,13 +31,27 @@ struct fd_cache {
 	uint32_t per; /* slots a shard */
 };
 
+struct slot;
+
+struct keep_cache {
+	pthread_mutex_t lock;
+	void (*close)(void *arg, int id);
+	void *arg;
+	struct slot *slots; /* NULL: nothing is kept */
+	struct cds_list_head used, free;
+};
+
 struct node_table {
 	struct front *front;
 	struct cds_lfht *hash;
 	struct node *root;
 	_Atomic(uint64_t) count;
 	struct fd_cache fds;
+	struct keep_cache keep;
 };
+
+void keep_cache_init(struct keep_cache *cache);
+void keep_cache_free(struct keep_cache *cache);
 
 int fd_cache_init(struct fd_cache *cache, unsigned int max);
 void fd_cache_free(struct fd_cache *cache);

@@ -170,6 +170,7 @@ void tier_close(struct tier *tier, struct node *node, int flags);
 struct tier_src;
 struct tier_data {
 	int fd; /* O_RDWR if write was asked for, else readable */
+	bool writable;
 	struct tier_src *src;
 };
 /* 0; -EREMOTE: the data is in an object: tier_read(), tier_write() and the
@@ -242,8 +243,10 @@ void tier_seek(struct tier *tier, struct node *node, struct tier_seek *seek);
  */
 struct tier_handles {
 	unsigned int count; /* handles of the kernel */
-	int backing_id;	    /* passthrough, > 0, or 0 */
-	bool passthrough;   /* the I/O mode, fixed while count > 0 */
+	/* Passthrough, id > 0, or 0; and may it be kept afterwards? */
+	struct node_kept backing;
+	bool may_keep;
+	bool passthrough; /* the I/O mode, fixed while count > 0 */
 };
 struct tier_handles *tier_handles(struct node *node);
 

@@ -183,6 +183,7 @@ void tier_last_name_gone(struct tier *tier, struct node *node,
 		tier_move_cancel(node->file);
 	count_gone(tier, node, st);
 	node_unlinked(node);
+	node_keep_drop(node);
 	if (orphan && file->nopen == 0)
 		tier_orphan_closed(file);
 }

@@ -142,6 +142,7 @@ int tier_data_get(struct tier *tier, struct node *node, bool write,
 		tier_src_get(src);
 		ret->src = src;
 		ret->fd = fd;
+		ret->writable = fd == src->fd_write;
 	}
 	pthread_mutex_unlock(&node->lock);
 	if (err)

@@ -48,6 +48,8 @@ int tier_lease(struct node *node, int type)
 {
 	_cleanup_close_ int fd = -1;
 
+	if (type == F_WRLCK)
+		node_keep_drop(node);
 	/* Non-blocking: another's lease on the file is no reason to wait. */
 	fd = node_open(node, (type == F_WRLCK ? O_RDWR : O_RDONLY) | O_NOATIME |
 				     O_NONBLOCK);

@@ -4,11 +4,12 @@
 import ctypes
 import mmap
 import os
+import subprocess
 
 import pytest
 
 from files import MIB, put
-from rig import wait_for
+from rig import NOBODY, wait_for
 
 
 def refused(tier, *command):
@@ -124,6 +125,40 @@ def test_open_for_reading(tier):
         tier.ctl("release", path)
         f.seek(0)
         assert f.read() == content
+
+
+def test_what_was_open_is_not(tier):
+    """What is kept of a closed file for its next open hinders nobody: neither its
+    data's going nor that of the file, nor an unmounting of the front."""
+    path, other = tier.mnt / "f", tier.mnt / "g"
+    content = put(path, MIB)
+    for _ in range(2):
+        for _ in range(3):
+            assert path.read_bytes() == content
+        wait_for(lambda: tier.status(path)["open"] == 0)
+        tier.do("migrate", path)
+        assert path.read_bytes() == content
+        wait_for(lambda: tier.status(path)["open"] == 0)
+        (result,) = tier.do("release", path)
+        assert result["result"] == "done", result
+        assert os.stat(tier.front / "f").st_size == 0
+        tier.do("restore", path)
+    # As another user, who is not to write as the one before.
+    path.chmod(0o666)
+    assert subprocess.run(["cat", path], check=True, capture_output=True,
+                          user=NOBODY).stdout == content
+
+    def free():
+        fd = os.open(tier.front, os.O_RDONLY)
+        libc.syncfs(fd)
+        os.close(fd)
+        return os.statvfs(tier.front).f_bfree
+
+    before = free()
+    big = put(other, 16 * MIB)
+    assert other.read_bytes() == big
+    other.unlink()
+    wait_for(lambda: free() >= before - 512)
 
 
 def test_written_behind_its_back_between(tier):

@@ -452,6 +452,83 @@ static void test_stress(void **state)
 	assert_int_equal(node_count(table), 1);
 }
 
+/* ---- what is kept of closed files ------------------------------------------ */
+
+#define KEPT 3
+
+static int given_back[16], ngiven;
+
+static void give_back(void *arg, int id)
+{
+	assert_ptr_equal(arg, &ngiven);
+	given_back[ngiven++] = id;
+}
+
+static bool keep(struct node *node, int id)
+{
+	struct node_kept kept = {.id = id, .uid = 1000, .gid = 100};
+
+	return node_keep(node, &kept);
+}
+
+static void assert_given_back(int id)
+{
+	assert_int_equal(ngiven, id ? 1 : 0);
+	if (id)
+		assert_int_equal(given_back[0], id);
+	ngiven = 0;
+}
+
+static void test_keep(void **state)
+{
+	struct node *n[KEPT + 2];
+	char name[2] = "a";
+
+	ngiven = 0;
+	for (int i = 0; i < KEPT + 2; i++, name[0]++) {
+		make(name);
+		n[i] = look(name);
+	}
+	assert_false(keep(n[0], 9)); /* not begun */
+	assert_int_equal(node_keep_start(table, KEPT, give_back, &ngiven), 0);
+	assert_int_equal(node_keep_take(n[0], 1000, 100), 0);
+	for (int i = 0; i < KEPT; i++)
+		assert_true(keep(n[i], i + 1));
+	assert_int_equal(node_keep_take(n[0], 1000, 100), 1);
+	assert_int_equal(node_keep_take(n[0], 1000, 100), 0);
+	keep(n[0], 1);
+	assert_given_back(0);
+	keep(n[3], 4); /* in the place of the one unused for longest */
+	assert_given_back(2);
+	assert_int_equal(node_keep_take(n[1], 1000, 100), 0);
+	/* Not for others. */
+	assert_int_equal(node_keep_take(n[2], 0, 100), 0);
+	assert_given_back(3);
+	keep(n[2], 3);
+	assert_int_equal(node_keep_take(n[2], 1000, 0), 0);
+	assert_given_back(3);
+	keep(n[0], 5); /* another one */
+	assert_given_back(1);
+	node_keep_drop(n[0]);
+	assert_given_back(5);
+	node_keep_drop(n[0]);
+	assert_given_back(0);
+	node_unref(n[3]);
+	assert_given_back(4);
+	make("new");
+	keep(n[1], 6);
+	swap(n[1], "new", "b");
+	assert_given_back(6);
+	keep(n[4], 7);
+	node_keep_stop(table);
+	assert_given_back(7);
+	assert_false(keep(n[4], 8));
+	for (int i = 0; i < KEPT + 2; i++)
+		if (i != 3)
+			node_unref(n[i]);
+	assert_given_back(0);
+}
+
 static void test_size(void **state)
 {
 	/* With a handle of ext4's and a name of 28, in 176 bytes of malloc's. */
@@ -477,6 +554,7 @@ int main(void)
 		T(test_pin),
 		T(test_swap),
 		TP(test_swap),
+		T(test_keep),
 		T(test_many),
 		T(test_walk),
 		TP(test_walk),
