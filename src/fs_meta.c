@@ -10,6 +10,7 @@
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <time.h>
 #include <unistd.h>
 
 #ifndef SYS_fchmodat2
@@ -105,21 +106,42 @@ void fs_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 	fs_reply_lookup(req, fs_node(req, parent), name);
 }
 
+/*
+ * Over io_uring nothing else comes by /dev/fuse but interrupts. Whoever removes
+ * a file would wake the thread that waits there, on another CPU mostly, for each:
+ * dearer than what it has to do, and paid in the middle of an unlink(2). While it
+ * sleeps nobody wakes it, and the kernel hands over in one piece what it has to
+ * forget; an interrupt is late by as much.
+ */
+static void let_gather(struct fs *fs)
+{
+	const struct timespec moment = {.tv_nsec = 1000 * 1000};
+
+	if (atomic_load(&fs->uring))
+		nanosleep(&moment, NULL);
+}
+
 void fs_forget(fuse_req_t req, fuse_ino_t ino, uint64_t nlookup)
 {
+	struct fs *fs = fs_of(req);
+
 	if (ino != FUSE_ROOT_ID)
 		node_forget(fs_node(req, ino), nlookup);
 	fuse_reply_none(req);
+	let_gather(fs);
 }
 
 void fs_forget_multi(fuse_req_t req, size_t count,
 		     struct fuse_forget_data *forgets)
 {
+	struct fs *fs = fs_of(req);
+
 	for (size_t i = 0; i < count; i++)
 		if (forgets[i].ino != FUSE_ROOT_ID)
 			node_forget(fs_node(req, forgets[i].ino),
 				    forgets[i].nlookup);
 	fuse_reply_none(req);
+	let_gather(fs);
 }
 
 void fs_reply_getattr(fuse_req_t req, struct node *node)
