@@ -142,6 +142,7 @@ static int open_database(struct catalog *c, char **ret_why)
 	if (err)
 		return err;
 	err = load(c);
+	c->all_told = created && !err;
 	if (err != -EBADMSG || created)
 		return err;
 	catalog_db_close(&c->db);
@@ -167,8 +168,10 @@ static void rolled_back(struct catalog *c)
 	if (c->db.sql && !catalog_db_meta(&c->db, "gen", &gen) && gen)
 		c->gen = (uint64_t)gen;
 	catalog_hist_forget(c);
+	catalog_order_forget(c);
 	c->path_dir = 0;
 	c->nfiles = c->ndirs = 0;
+	c->all_told = false;
 	if (c->judge_all || c->nmoved)
 		catalog_judge_again(c);
 	c->backoff_ns = min_t(int64_t, BACKOFF_MAX,
@@ -187,7 +190,7 @@ static void rebuild(struct catalog *c)
 	pthread_mutex_lock(&c->judge_lock);
 	c->judge_new = c->judge != NULL;
 	pthread_mutex_unlock(&c->judge_lock);
-	c->judge_all = false;
+	c->all_told = c->judge_all = false;
 	c->nmoved = 0;
 	atomic_fetch_add(&c->epoch, 1);
 }
@@ -209,6 +212,8 @@ static int transact(struct catalog *c, struct batch *b, bool *ret_more)
 		err = catalog_walk_some(c, &walk_more);
 	if (!err)
 		err = catalog_judge_some(c, &judge_more);
+	if (!err)
+		err = catalog_order_flush(c);
 	if (!err)
 		err = catalog_hist_flush(c);
 	catalog_dir_fds_close(c);
@@ -262,7 +267,7 @@ static bool round_of(struct catalog *c, struct batch *b)
 	if (!err) {
 		c->backoff_ns = c->retry_at = 0;
 	} else {
-		catalog_walk_failed(c, err == -EBADMSG);
+		catalog_walk_failed(c);
 		rolled_back(c);
 		if (err == -EBADMSG)
 			rebuild(c);
@@ -322,6 +327,7 @@ static void catalog_free(struct catalog *c)
 	free(c->path);
 	free(c->rows);
 	free(c->moved);
+	free(c->places);
 	free(c);
 }
 

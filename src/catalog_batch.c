@@ -399,6 +399,7 @@ int catalog_batch_marks(struct catalog *c)
 		err = catalog_mark(c, c->marks[i]);
 	if (!err && c->whole) {
 		c->nlate = 0;
+		c->all_told = false;
 		err = catalog_db_set_meta(&c->db, "gen", (int64_t)(c->gen + 1));
 		if (!err)
 			c->gen++;

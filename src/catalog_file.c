@@ -134,14 +134,18 @@ static int row_insert(struct catalog *c, const struct catalog_row *row)
 	if (!err) {
 		c->nfiles++;
 		err = catalog_hist_note(c, row->home, row, 1);
+		if (!err)
+			err = catalog_order_note(c, NULL, row);
 	}
 	return err;
 }
 
-static int row_update(struct catalog *c, const struct catalog_row *row)
+static int row_update(struct catalog *c, const struct catalog_row *old,
+		      const struct catalog_row *row)
 {
-	int err = 0;
-	sqlite3_stmt *st = catalog_db_stmt(&c->db, CQ_FILE_UPDATE, &err);
+	int err = catalog_order_note(c, old, row);
+	sqlite3_stmt *st =
+		err ? NULL : catalog_db_stmt(&c->db, CQ_FILE_UPDATE, &err);
 
 	if (!st)
 		return err;
@@ -246,6 +250,8 @@ int catalog_file_remove(struct catalog *c, struct catalog_row *row)
 		err = catalog_db_do(&c->db, CQ_LINK_DEL_ALL, (int64_t)row->key);
 	if (!err)
 		err = catalog_hist_note(c, row->home, row, -1);
+	if (!err)
+		err = catalog_order_note(c, row, NULL);
 	c->nfiles--;
 	return err;
 }
@@ -385,7 +391,7 @@ int catalog_file_named(struct catalog *c, uint64_t parent, const char *name,
 		if (!err)
 			err = catalog_hist_note(c, row.home, &row, 1);
 	}
-	return err ? err : row_update(c, &row);
+	return err ? err : row_update(c, &old, &row);
 }
 
 int catalog_file_unnamed(struct catalog *c, uint64_t key, uint64_t parent,

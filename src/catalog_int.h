@@ -66,6 +66,10 @@ enum catalog_sql {
 	CQ_HIST_ADD,
 	CQ_HIST_TRIM,
 	CQ_HIST_DEL,
+	CQ_RANK_ADD,
+	CQ_RANK_DEL,
+	CQ_DUE_ADD,
+	CQ_DUE_DEL,
 	CQ_DUE,
 	CQ_NEXT_DUE,
 	CQ_COLDEST,
@@ -222,6 +226,7 @@ struct parent_fd {
 struct batch;
 struct catalog_walk;
 struct hist_pending;
+struct catalog_place;
 
 struct catalog {
 	struct catalog_config config;
@@ -236,8 +241,13 @@ struct catalog {
 	struct catalog_db db; /* .sql NULL: there is none for now */
 	struct batch *room;
 	uint64_t gen;
+	/* It was empty when it was opened, and nothing that was told since is
+	 * lost: what is known is as it was seen, or told of. */
+	bool all_told;
 	int64_t nfiles, ndirs; /* changes of the transaction */
 	struct hist_pending *pending;
+	struct catalog_place *places; /* to be written */
+	size_t nplaces, places_cap;
 	struct limbo limbo[LIMBO];
 	unsigned int next_limbo;
 	uint64_t late[LATE]; /* marks of directories that are not known yet */
@@ -362,6 +372,15 @@ void catalog_hist_forget(struct catalog *c);
 int catalog_hist_read(struct catalog_db *db, uint64_t dir,
 		      struct histogram *ret);
 
+/* -- catalog_order.c: by rank, by due ---------------------------------------------- */
+
+/* old has become new; NULL: there was none, there is none any more. */
+int catalog_order_note(struct catalog *c, const struct catalog_row *old,
+		       const struct catalog_row *new);
+/* What is noted is written. */
+int catalog_order_flush(struct catalog *c);
+void catalog_order_forget(struct catalog *c);
+
 /* -- catalog_batch.c ---------------------------------------------------------------- */
 
 /* Takes out what is queued, up to a batch, and applies it. On failure nothing
@@ -404,10 +423,10 @@ int catalog_walk_start(struct catalog *c);
 void catalog_walk_stop(struct catalog *c);
 /* Gives the scanner work and applies what it found. In a transaction. */
 int catalog_walk_some(struct catalog *c, bool *ret_more);
-/* That was committed; or not, and is to be done again: what was taken, or all
- * that is in flight. */
+/* That was committed; or not, and is to be done again, with all that is in
+ * flight. */
 int catalog_walk_done(struct catalog *c);
-void catalog_walk_failed(struct catalog *c, bool all);
+void catalog_walk_failed(struct catalog *c);
 /* Is there a directory to be walked, and how many are marked? */
 int catalog_walk_due(struct catalog *c, bool *ret, uint64_t *ret_marked);
 /* Has the scanner found something? */

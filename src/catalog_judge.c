@@ -194,12 +194,18 @@ int catalog_judge_check(struct catalog *c)
 
 static int judge_one(struct catalog *c, struct catalog_row *row)
 {
-	int64_t due = row->due, rank = row->rank;
+	const struct catalog_row old = {.key = row->key,
+					.state = row->state,
+					.due = row->due,
+					.rank = row->rank};
 	sqlite3_stmt *st;
 	int err;
 
 	err = catalog_judge_row(c, row);
-	if (err || (due == row->due && rank == row->rank))
+	if (err || (old.due == row->due && old.rank == row->rank))
+		return err;
+	err = catalog_order_note(c, &old, row);
+	if (err)
 		return err;
 	st = catalog_db_stmt(&c->db, CQ_FILE_JUDGED, &err);
 	if (!st)

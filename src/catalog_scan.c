@@ -28,7 +28,8 @@
 #define THREADS	  2
 #define PART	  4096
 #define FOUND_MAX 49152
-#define ENOUGH	  8192
+#define ENOUGH	  32768
+#define LONG_NS	  (NSEC_PER_SEC / 2)
 #define NICE	  10
 #define SLICE_NS  (50 * 1000000LL)
 
@@ -41,6 +42,8 @@ struct scan {
 	pthread_cond_t cond; /* jobs to do, room for what is found, stop */
 	struct cds_list_head jobs, found;
 	size_t nfound;	      /* entries, and one a chunk */
+	int64_t since;	      /* the first of them, about */
+	bool told;	      /* that they are enough */
 	unsigned int working; /* threads that list */
 	int64_t paced;	      /* what was found before is due then */
 	bool stop;
@@ -59,12 +62,21 @@ struct room {
 	struct scan_keys files, dirs;
 };
 
-void scan_chunk_free(struct scan_chunk *chunk)
+void scan_chunk_empty(struct scan_chunk *chunk)
 {
 	free(chunk->entries);
 	free(chunk->names);
 	free(chunk->files.keys);
 	free(chunk->dirs.keys);
+	chunk->entries = NULL;
+	chunk->names = NULL;
+	chunk->files = chunk->dirs = (struct scan_keys){0};
+	chunk->n = 0;
+}
+
+void scan_chunk_free(struct scan_chunk *chunk)
+{
+	scan_chunk_empty(chunk);
 	free(chunk);
 }
 
@@ -103,6 +115,12 @@ static void throttle(struct scan *s, size_t n)
 	}
 }
 
+static bool is_enough(const struct scan *s)
+{
+	return s->nfound >= ENOUGH ||
+	       (s->nfound && monotonic_ns() - s->since > LONG_NS);
+}
+
 /* Takes the chunk over. */
 static void deliver(struct scan *s, struct scan_chunk *chunk)
 {
@@ -112,9 +130,12 @@ static void deliver(struct scan *s, struct scan_chunk *chunk)
 	pthread_mutex_lock(&s->lock);
 	while (!s->stop && s->nfound >= FOUND_MAX)
 		pthread_cond_wait(&s->cond, &s->lock);
-	wake = s->nfound < ENOUGH && s->nfound + n + 1 >= ENOUGH;
+	if (!s->nfound)
+		s->since = monotonic_ns();
 	s->nfound += n + 1;
 	cds_list_add_tail(&chunk->link, &s->found);
+	wake = !s->told && is_enough(s);
+	s->told |= wake;
 	pthread_mutex_unlock(&s->lock);
 	if (wake)
 		catalog_queue_wake(&s->c->queue);
@@ -412,7 +433,7 @@ void scan_give(struct scan *s, struct scan_job **jobs, size_t n)
 	pthread_mutex_unlock(&s->lock);
 }
 
-void scan_take(struct scan *s, size_t entries, struct cds_list_head *ret)
+size_t scan_take(struct scan *s, size_t entries, struct cds_list_head *ret)
 {
 	size_t n = 0;
 
@@ -427,8 +448,11 @@ void scan_take(struct scan *s, size_t entries, struct cds_list_head *ret)
 		n += chunk->n + 1;
 	}
 	s->nfound -= n;
+	s->since = monotonic_ns();
+	s->told = false;
 	pthread_cond_broadcast(&s->cond);
 	pthread_mutex_unlock(&s->lock);
+	return n;
 }
 
 bool scan_ready(struct scan *s)
@@ -436,7 +460,7 @@ bool scan_ready(struct scan *s)
 	bool ready;
 
 	pthread_mutex_lock(&s->lock);
-	ready = s->nfound >= ENOUGH || (is_idle(s) && s->nfound);
+	ready = is_enough(s) || (is_idle(s) && s->nfound);
 	pthread_mutex_unlock(&s->lock);
 	return ready;
 }

@@ -49,8 +49,11 @@ void scan_stop(struct scan *scan);
 /* Queues n jobs. */
 void scan_give(struct scan *scan, struct scan_job **jobs, size_t n);
 /* Takes what was found, up to some entries, in order. */
-void scan_take(struct scan *scan, size_t entries, struct cds_list_head *ret);
+/* How much that was: entries, and one a chunk. */
+size_t scan_take(struct scan *scan, size_t entries, struct cds_list_head *ret);
 void scan_chunk_free(struct scan_chunk *chunk);
+/* It holds nothing any more, but tells whose it was. */
+void scan_chunk_empty(struct scan_chunk *chunk);
 /* Is there enough to be taken for a transaction, or nothing left to do? */
 bool scan_ready(struct scan *scan);
 

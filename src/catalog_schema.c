@@ -3,9 +3,8 @@
  * The catalog's tables, and opening them.
  *
  *   files  a row a regular file, by catalog_key(). due and rank are NULL where
- *          there is none, so that their indexes have only what is looked for;
- *          by state, for what may not be copied now, a backlog of any length,
- *          is not to be read for what may be released
+ *          there is none
+ *   ranks, dues   of those that have one, in order (catalog_order.c)
  *   links  all names of each file that has several; its home is one of them
  *   dirs   gen: the walk that listed it last
  *   hist   of each directory's subtree, by bucket (catalog_hist.c)
@@ -41,10 +40,16 @@
 	"key, home, handle, name, uid, gid, nlink, flags, state, size,"        \
 	" front_bytes, access, mtime, ctime, heat, due, rank"
 
+#define ORDERS                                                                 \
+	"CREATE TABLE ranks(of INTEGER, at INTEGER, file INTEGER,"             \
+	" PRIMARY KEY(of, at, file)) WITHOUT ROWID;"                           \
+	"CREATE TABLE dues(of INTEGER, at INTEGER, file INTEGER,"              \
+	" PRIMARY KEY(of, at, file)) WITHOUT ROWID;"
+
 static const char schema[] =
 	"BEGIN IMMEDIATE;"
 	"PRAGMA application_id = 1950564657;" /* "tCA1" */
-	"PRAGMA user_version = 1;"
+	"PRAGMA user_version = 2;"
 	"CREATE TABLE meta(key TEXT PRIMARY KEY, value INTEGER NOT NULL)"
 	" WITHOUT ROWID;"
 	"CREATE TABLE files(key INTEGER PRIMARY KEY, home INTEGER NOT NULL,"
@@ -53,8 +58,6 @@ static const char schema[] =
 	" front_bytes INTEGER, access INTEGER, mtime INTEGER, ctime INTEGER,"
 	" heat INTEGER, due INTEGER, rank INTEGER);"
 	"CREATE INDEX files_home ON files(home);"
-	"CREATE INDEX files_rank ON files(state, rank)"
-	" WHERE rank IS NOT NULL;"
 	"CREATE TABLE links(key INTEGER, parent INTEGER, name BLOB,"
 	" PRIMARY KEY(key, parent, name)) WITHOUT ROWID;"
 	"CREATE INDEX links_parent ON links(parent);"
@@ -64,17 +67,24 @@ static const char schema[] =
 	"CREATE INDEX dirs_parent ON dirs(parent);"
 	"CREATE INDEX dirs_gen ON dirs(gen);"
 	"CREATE TABLE hist(dir INTEGER, bucket INTEGER, files INTEGER NOT NULL,"
-	" bytes INTEGER NOT NULL, PRIMARY KEY(dir, bucket)) WITHOUT ROWID;"
+	" bytes INTEGER NOT NULL, PRIMARY KEY(dir, bucket)) WITHOUT "
+	"ROWID;" ORDERS "COMMIT;";
+
+/* Ranks and dues were indexes. */
+static const char from_version_1[] =
+	"BEGIN IMMEDIATE;"
+	"PRAGMA user_version = 2;" ORDERS
+	"INSERT INTO ranks SELECT state, rank, key FROM files"
+	" WHERE rank IS NOT NULL ORDER BY state, rank, key;"
+	"INSERT INTO dues SELECT state, due, key FROM files"
+	" WHERE due IS NOT NULL ORDER BY state, due, key;"
+	"DROP INDEX IF EXISTS files_rank;"
+	"DROP INDEX IF EXISTS files_due;"
+	"DROP INDEX IF EXISTS files_state_due;"
 	"COMMIT;";
 
-/* One that was made by an older one, too. */
-static const char due_index[] =
-	"CREATE INDEX IF NOT EXISTS files_state_due ON files(state, due)"
-	" WHERE due IS NOT NULL;"
-	"DROP INDEX IF EXISTS files_due;";
-
 #define APP_ID	1950564657
-#define VERSION 1
+#define VERSION 2
 
 const char *const catalog_sql_text[CQ_COUNT] = {
 	[CQ_BEGIN] = "BEGIN IMMEDIATE",
@@ -131,14 +141,20 @@ const char *const catalog_sql_text[CQ_COUNT] = {
 			" bytes = bytes + excluded.bytes",
 	[CQ_HIST_TRIM] = "DELETE FROM hist WHERE dir = ? AND files = 0",
 	[CQ_HIST_DEL] = "DELETE FROM hist WHERE dir = ?",
-	[CQ_DUE] = "SELECT " ROW " FROM files WHERE state = ? AND due <= ?"
-		   " ORDER BY due LIMIT ?",
-	[CQ_NEXT_DUE] = "SELECT due FROM files WHERE state = ? AND"
-			" due IS NOT NULL ORDER BY due LIMIT 1",
-	[CQ_COLDEST] = "SELECT " ROW " FROM files WHERE state = ? AND rank > ?"
-		       " ORDER BY rank LIMIT ?",
-	[CQ_POSITION] = "SELECT count(*) FROM files WHERE state = ?"
-			" AND rank < ?",
+	[CQ_RANK_ADD] = "INSERT OR IGNORE INTO ranks VALUES(?, ?, ?)",
+	[CQ_RANK_DEL] = "DELETE FROM ranks WHERE of = ? AND at = ?"
+			" AND file = ?",
+	[CQ_DUE_ADD] = "INSERT OR IGNORE INTO dues VALUES(?, ?, ?)",
+	[CQ_DUE_DEL] = "DELETE FROM dues WHERE of = ? AND at = ?"
+		       " AND file = ?",
+	/* CROSS: in this order. */
+	[CQ_DUE] = "SELECT " ROW " FROM dues CROSS JOIN files ON key = file"
+		   " WHERE of = ? AND at <= ? ORDER BY at LIMIT ?",
+	[CQ_NEXT_DUE] = "SELECT at FROM dues WHERE of = ? ORDER BY at LIMIT 1",
+	[CQ_COLDEST] = "SELECT " ROW " FROM ranks CROSS JOIN files"
+		       " ON key = file WHERE of = ? AND at > ?"
+		       " ORDER BY at LIMIT ?",
+	[CQ_POSITION] = "SELECT count(*) FROM ranks WHERE of = ? AND at < ?",
 	[CQ_ROWS_OF] = "SELECT " ROW " FROM files WHERE home = ? AND key > ?"
 		       " ORDER BY key LIMIT ?",
 };
@@ -172,10 +188,10 @@ static int number(struct catalog_db *db, const char *sql, int64_t *ret)
 	return rc;
 }
 
-/* -EBADMSG: it is not one of ours, or none that we know. */
-static int recognise(struct catalog_db *db, bool *ret_created)
+/* -EBADMSG: it is not one of ours, or none that we know. *ret_old: version 1. */
+static int recognise(struct catalog_db *db, bool *ret_created, bool *ret_old)
 {
-	int64_t pages = 0, app = 0, version = 0, tables = 0;
+	int64_t pages = 0, app = 0, version = 0, tables = 0, wanted = 7;
 	int err;
 
 	err = number(db, "PRAGMA page_count", &pages);
@@ -187,14 +203,18 @@ static int recognise(struct catalog_db *db, bool *ret_created)
 	err = number(db, "PRAGMA application_id", &app);
 	if (!err)
 		err = number(db, "PRAGMA user_version", &version);
+	if (!err && version == 1)
+		wanted = 5;
 	if (!err)
 		err = number(db,
 			     "SELECT count(*) FROM sqlite_schema WHERE name"
 			     " IN ('meta', 'files', 'links', 'dirs',"
-			     " 'hist')",
+			     " 'hist', 'ranks', 'dues')",
 			     &tables);
-	if (!err && (app != APP_ID || version != VERSION || tables != 5))
+	if (!err && (app != APP_ID || (version != 1 && version != VERSION) ||
+		     tables != wanted))
 		err = -EBADMSG;
+	*ret_old = version == 1;
 	return err;
 }
 
@@ -202,6 +222,7 @@ static int open_once(struct front *front, struct catalog_db *ret,
 		     bool *ret_created)
 {
 	struct catalog_db db;
+	bool old = false;
 	int err;
 
 	err = catalog_db_open(front->meta_fd,
@@ -216,13 +237,13 @@ static int open_once(struct front *front, struct catalog_db *ret,
 				   "PRAGMA journal_size_limit = 67108864;"
 				   "PRAGMA wal_autocheckpoint = 4096;");
 	if (!err)
-		err = recognise(&db, ret_created);
+		err = recognise(&db, ret_created, &old);
 	if (!err && *ret_created)
 		err = catalog_db_exec(&db, schema);
 	if (!err)
 		err = catalog_db_exec(&db, "PRAGMA journal_mode = WAL");
-	if (!err)
-		err = catalog_db_exec(&db, due_index);
+	if (!err && old)
+		err = catalog_db_exec(&db, from_version_1);
 	if (err) {
 		catalog_db_close(&db);
 		return err;

@@ -39,9 +39,11 @@
 
 /* So many directories that the scanner has enough while a transaction is made
  * of what it found, even where there are few files in each. */
-#define JOBS	  2048
+#define JOBS	  4096
 #define JOBS_OPEN 32 /* where each has a descriptor */
-#define TAKE	  32768
+#define TAKE	  16384
+#define MANY	  131072 /* entries of a transaction */
+#define WAITING	  8192	 /* events, that end it */
 #define KEYS	  256
 #define FLIGHT	  16384
 
@@ -50,7 +52,7 @@ struct catalog_walk {
 	struct scan_job *jobs[JOBS];
 	size_t n;
 	uint16_t flight[FLIGHT];    /* how many of them have that key, modulo */
-	struct cds_list_head taken; /* chunks of the transaction */
+	struct cds_list_head taken; /* chunks of the transaction, emptied */
 };
 
 int catalog_walk_start(struct catalog *c)
@@ -261,8 +263,9 @@ static int apply_last(struct catalog *c, const struct scan_chunk *chunk,
 		return chunk->err;
 	if (catalog_is_gone(chunk->err))
 		return catalog_dir_verify(c, job->key);
-	/* One that cannot be listed: what is known of it stays. */
-	if (!chunk->err)
+	/* One that cannot be listed: what is known of it stays. And where
+	 * nothing was lost, a first listing has nothing to take away. */
+	if (!chunk->err && !(c->all_told && dir->gen == GEN_NEW))
 		err = apply_unseen(c, chunk, false);
 	if (!err && !chunk->err)
 		err = apply_links(c, chunk);
@@ -362,33 +365,50 @@ static int give(struct catalog *c, struct catalog_walk *w)
 	return err < 0 ? err : 0;
 }
 
+/*
+ * Large transactions, for each writes pages from all over some tables, but what
+ * is found is not held for as long: only the chunks are, for their jobs are
+ * under way until it has ended.
+ */
 int catalog_walk_some(struct catalog *c, bool *ret_more)
 {
 	struct catalog_walk *w = c->walk;
-	struct scan_chunk *chunk;
+	struct scan_chunk *chunk, *next;
+	struct cds_list_head found;
+	size_t n = 0, took;
 	int err = 0;
 
 	*ret_more = false;
-	if (!w || atomic_load(&c->stop))
+	if (!w)
 		return 0;
-	scan_take(w->scan, TAKE, &w->taken);
-	cds_list_for_each_entry (chunk, &w->taken, link)
-		if (!err)
-			err = apply_chunk(c, chunk);
+	do {
+		if (atomic_load(&c->stop))
+			return err;
+		took = scan_take(w->scan, TAKE, &found);
+		cds_list_for_each_entry_safe (chunk, next, &found, link) {
+			if (!err)
+				err = apply_chunk(c, chunk);
+			scan_chunk_empty(chunk);
+			cds_list_del(&chunk->link);
+			cds_list_add_tail(&chunk->link, &w->taken);
+		}
+		n += took;
+		if (!err && took)
+			err = give(c, w);
+	} while (!err && took >= TAKE / 2 && n < MANY &&
+		 atomic_load(&c->queue.n) < WAITING);
 	if (!err)
 		*ret_more = scan_ready(w->scan);
 	return err;
 }
 
-static void taken_free(struct catalog_walk *w, bool failed)
+static void taken_free(struct catalog_walk *w)
 {
 	struct scan_chunk *chunk, *next;
 
 	cds_list_for_each_entry_safe (chunk, next, &w->taken, link) {
 		if (chunk->last)
 			job_free(w, chunk->job);
-		else if (failed)
-			chunk->job->spoiled = true;
 		scan_chunk_free(chunk);
 	}
 	CDS_INIT_LIST_HEAD(&w->taken);
@@ -398,17 +418,19 @@ int catalog_walk_done(struct catalog *c)
 {
 	if (!c->walk)
 		return 0;
-	taken_free(c->walk, false);
+	taken_free(c->walk);
 	return atomic_load(&c->stop) ? 0 : give(c, c->walk);
 }
 
-void catalog_walk_failed(struct catalog *c, bool all)
+/* What is in flight may be of directories that are not known any more, and known
+ * anew, marked, when it comes. */
+void catalog_walk_failed(struct catalog *c)
 {
 	struct catalog_walk *w = c->walk;
 
 	if (!w)
 		return;
-	taken_free(w, true);
-	for (size_t i = 0; all && i < w->n; i++)
+	taken_free(w);
+	for (size_t i = 0; i < w->n; i++)
 		w->jobs[i]->spoiled = true;
 }

@@ -146,7 +146,9 @@ static void fill(struct catalog *c, int64_t n)
 		 "SELECT k, %lld, x'010102030405060708', "
 		 "cast('name-' || k AS BLOB), 0, 0, 1, 0, k %% 5, k * 37, "
 		 "k * 37, k, k, k, NULL, k * 1000003 %% 100000007, "
-		 "k * 7919 %% 1000000007 FROM i; COMMIT;",
+		 "k * 7919 %% 1000000007 FROM i;"
+		 "INSERT INTO ranks SELECT state, rank, key FROM files"
+		 " ORDER BY 1, 2, 3; COMMIT;",
 		 (long long)n, (long long)c->root_key);
 	err = catalog_db_exec(&c->db, sql);
 	if (err)

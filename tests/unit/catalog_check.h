@@ -3,7 +3,7 @@
 #define TEST_CATALOG_CHECK_H
 
 /* Compares the catalog, when it is settled, with a walk over the front: every
- * row, every directory, every histogram. */
+ * row, every directory, every histogram; and what is in order with the rows. */
 
 #include <dirent.h>
 
@@ -121,6 +121,36 @@ static inline void check_dir(struct check_walk *w, int dirfd_, const char *path,
 	histogram_free(&own);
 }
 
+/* What is in order is what the rows say. */
+static inline void check_order(struct check_walk *w)
+{
+	static const char sql[] =
+		"SELECT 'rank', * FROM (SELECT state, rank, key FROM files"
+		" WHERE rank IS NOT NULL EXCEPT SELECT * FROM ranks)"
+		" UNION ALL SELECT 'no rank', * FROM (SELECT * FROM ranks"
+		" EXCEPT SELECT state, rank, key FROM files)"
+		" UNION ALL SELECT 'due', * FROM (SELECT state, due, key"
+		" FROM files WHERE due IS NOT NULL EXCEPT SELECT * FROM dues)"
+		" UNION ALL SELECT 'not due', * FROM (SELECT * FROM dues"
+		" EXCEPT SELECT state, due, key FROM files)";
+	struct catalog_db db;
+	sqlite3_stmt *st;
+
+	assert_int_equal(catalog_db_open(w->env->front->meta_fd,
+					 SQLITE_OPEN_READWRITE, &db),
+			 0);
+	assert_int_equal(sqlite3_prepare_v2(db.sql, sql, -1, &st, NULL),
+			 SQLITE_OK);
+	while (sqlite3_step(st) == SQLITE_ROW)
+		WRONG(w, "%s: state %lld at %lld, key %lld\n",
+		      (const char *)sqlite3_column_text(st, 0),
+		      (long long)sqlite3_column_int64(st, 1),
+		      (long long)sqlite3_column_int64(st, 2),
+		      (long long)sqlite3_column_int64(st, 3));
+	assert_int_equal(sqlite3_finalize(st), SQLITE_OK);
+	catalog_db_close(&db);
+}
+
 static inline void assert_catalog_true(struct env *env)
 {
 	struct check_walk *w = calloc(1, sizeof(*w));
@@ -132,6 +162,7 @@ static inline void assert_catalog_true(struct env *env)
 	check_dir(w, openat(env->front->root_fd, ".", O_RDONLY | O_DIRECTORY),
 		  "", &all);
 	histogram_free(&all);
+	check_order(w);
 	catalog_stats(env->c, &stats);
 	if (stats.files != w->files || stats.dirs != w->dirs)
 		WRONG(w, "%llu files, %llu dirs known of %llu, %llu\n",

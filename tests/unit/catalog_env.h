@@ -28,10 +28,30 @@ struct env {
 	struct catalog_reader *r;
 	bool walk;
 	uint32_t walk_rate;
+	unsigned int rules; /* judge, by those: another number, others */
 	/* Of a file that got another name and lost it, both of which was
 	 * dropped, the ctime is an older one. */
 	bool old_ctime;
 };
+
+/* Of all sorts: without a rank, not due, ranks that several have. */
+static inline void env_judge_row(void *arg, const char *path,
+				 struct catalog_row *row)
+{
+	const struct env *env = arg;
+	uint64_t n = row->key + row->size + env->rules;
+
+	row->rank = n % 4 ? (int64_t)(row->size % 97 + env->rules) : INT64_MAX;
+	row->due = n % 3 ? row->mtime / 1000 + env->rules : INT64_MAX;
+}
+
+static inline void env_judge(struct env *env, unsigned int rules)
+{
+	catalog_judge(env->c, NULL, NULL, 0, 0);
+	env->rules = rules;
+	if (rules)
+		catalog_judge(env->c, env_judge_row, env, 0, rules);
+}
 
 static inline void env_open(struct env *env)
 {
@@ -44,6 +64,8 @@ static inline void env_open(struct env *env)
 	if (why)
 		fail_msg("%s", why);
 	assert_int_equal(catalog_reader_open(env->c, &env->r), 0);
+	if (env->rules)
+		env_judge(env, env->rules);
 }
 
 static inline void env_close(struct env *env)

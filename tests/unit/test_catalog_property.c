@@ -258,6 +258,7 @@ static void test_told_dropped_lost(void **state)
 	print_message("seed %u\n", w.seed);
 	w.env->walk = w.env->old_ctime = true;
 	w.env->walk_rate = 300;
+	w.env->rules = 1;
 	env_open(w.env);
 	for (unsigned int i = 0; i < rounds; i++) {
 		static const size_t limits[] = {65536, 65536, 5, 1, 0};
@@ -290,6 +291,8 @@ static void test_told_dropped_lost(void **state)
 			env_close(w.env);
 			env_open(w.env);
 		}
+		if (!pick(&w, 4))
+			env_judge(w.env, i + 2);
 		walk = pick(&w, 3);
 		settled(w.env, walk);
 		if (!walk)
@@ -301,6 +304,67 @@ static void test_told_dropped_lost(void **state)
 	assert_true(w.done > rounds * 10);
 }
 
+static bool count_row(void *arg, const struct catalog_row *row)
+{
+	++*(unsigned int *)arg;
+	return true;
+}
+
+static void ask(struct env *env)
+{
+	struct histogram h;
+	unsigned int n = 0;
+	uint64_t position;
+	int64_t next;
+	int err;
+
+	err = catalog_report(env->r, env->c->root_key, &h);
+	assert_int_equal(err, 0);
+	histogram_free(&h);
+	for (int state = 0; state < SPILL_STATES; state++) {
+		assert_int_equal(catalog_coldest(env->r, state, INT64_MIN, 100,
+						 count_row, &n),
+				 0);
+		assert_int_equal(catalog_due(env->r, state, INT64_MAX, 100,
+					     count_row, &n),
+				 0);
+		assert_int_equal(catalog_position(env->r, state, 50, &position),
+				 0);
+	}
+	assert_int_equal(catalog_next_due(env->r, &next), 0);
+}
+
+/* A tree that nobody told of, at work while it is adopted. */
+static void test_first_walk(void **state)
+{
+	struct world w = {.env = *state};
+	unsigned int rounds = from_env("TIERFS_TEST_ROUNDS", 40) / 8;
+
+	w.seed = from_env("TIERFS_TEST_SEED", (unsigned int)realtime_ns());
+	print_message("seed %u\n", w.seed);
+	w.env->walk = w.env->old_ctime = true;
+	w.env->walk_rate = 1000;
+	w.env->rules = 1;
+	for (unsigned int i = 0; i < rounds; i++) {
+		for (unsigned int k = 0; k < 400; k++)
+			do_something(&w);
+		assert_int_equal(catalog_schema_remove(w.env->front), 0);
+		env_open(w.env);
+		if (pick(&w, 2))
+			catalog_set_limit(w.env->c, 3);
+		for (unsigned int k = 0; k < 300; k++) {
+			do_something(&w);
+			usleep(pick(&w, 1000));
+			if (!pick(&w, 50))
+				ask(w.env);
+		}
+		settled(w.env, true);
+		assert_catalog_true(w.env);
+		env_close(w.env);
+	}
+	env_open(w.env);
+}
+
 /* Without a walk, events alone keep it true. */
 static void test_told(void **state)
 {
@@ -310,8 +374,9 @@ static void test_told(void **state)
 
 	w.seed = from_env("TIERFS_TEST_SEED", (unsigned int)realtime_ns());
 	print_message("seed %u\n", w.seed);
-	env_open(w.env);
 	w.env->walk = false;
+	w.env->rules = 1;
+	env_open(w.env);
 	for (unsigned int i = 0; i < rounds; i++) {
 		for (unsigned int n = 1 + pick(&w, 300); n > 0; n--) {
 			do_something(&w);
@@ -334,6 +399,7 @@ static void test_killed(void **state)
 	w.seed = from_env("TIERFS_TEST_SEED", (unsigned int)realtime_ns());
 	print_message("seed %u\n", w.seed);
 	w.env->walk = w.env->old_ctime = true;
+	w.env->rules = 1;
 	for (unsigned int i = 0; i < rounds; i++) {
 		unsigned int ms = 20 + pick(&w, 250);
 		pid_t pid;
@@ -364,6 +430,7 @@ int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(test_told),
+		TEST(test_first_walk),
 		TEST(test_told_dropped_lost),
 		TEST(test_killed),
 	};

@@ -105,6 +105,42 @@ static void test_unclean(void **state)
 	assert_catalog_true(env);
 }
 
+/* Ranks and dues were indexes once. What is known is kept. */
+static void test_version_1(void **state)
+{
+	struct env *env = *state;
+	struct catalog_stats stats;
+	struct catalog_db db;
+
+	make_tree(env, "/a", 20, 30);
+	env->rules = 5;
+	env_open(env);
+	settled(env, true);
+	env_close(env);
+	assert_int_equal(catalog_db_open(env->front->meta_fd,
+					 SQLITE_OPEN_READWRITE, &db),
+			 0);
+	assert_int_equal(
+		catalog_db_exec(&db,
+				"DROP TABLE ranks; DROP TABLE dues;"
+				"CREATE INDEX files_rank ON files(state, rank)"
+				" WHERE rank IS NOT NULL;"
+				"CREATE INDEX files_state_due ON files(state,"
+				" due) WHERE due IS NOT NULL;"
+				"PRAGMA user_version = 1"),
+		0);
+	catalog_db_close(&db);
+	env_open(env);
+	settled(env, true);
+	catalog_stats(env->c, &stats);
+	assert_int_equal(stats.walked, 0);
+	assert_catalog_true(env);
+	env_close(env);
+	env_open(env);
+	settled(env, true);
+	assert_catalog_true(env);
+}
+
 /* A walk that ended in the middle goes on where it was. */
 static void test_restart(void **state)
 {
@@ -262,6 +298,7 @@ static void test_full(void **state)
 		skip();
 	if (front_open(env->dir, "t", &env->front, &why))
 		fail_msg("%s", why);
+	env->rules = 1;
 	env_open(env);
 	settled(env, true);
 	fd = openat(env->front->root_fd, "big", O_WRONLY | O_CREAT, 0600);
@@ -297,13 +334,10 @@ static void test_full(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		WALK_TEST(test_adopt),
-		WALK_TEST(test_unclean),
-		WALK_TEST(test_restart),
-		WALK_TEST(test_dropped),
-		WALK_TEST(test_dropped_everywhere),
-		WALK_TEST(test_damaged),
-		WALK_TEST(test_damaged_in_use),
+		WALK_TEST(test_adopt),	 WALK_TEST(test_version_1),
+		WALK_TEST(test_unclean), WALK_TEST(test_restart),
+		WALK_TEST(test_dropped), WALK_TEST(test_dropped_everywhere),
+		WALK_TEST(test_damaged), WALK_TEST(test_damaged_in_use),
 		WALK_TEST(test_full),
 	};
 
