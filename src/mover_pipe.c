@@ -29,7 +29,9 @@
 
 #include "util.h"
 
-#define ZEROS (256U << 10)
+#define ZEROS	(256U << 10)
+/* What the background reads of the front at once. */
+#define IDLE_IO (1U << 20)
 
 static const char zeros[ZEROS];
 
@@ -244,6 +246,42 @@ bool pipe_next_data(struct pipe *pipe, uint64_t pos, uint64_t *ret_off,
 	return true;
 }
 
+/*
+ * The background's way to read from the front: one piece at a time. A client's
+ * read there comes behind that, where it came behind four chunks for each of two
+ * files: the 99th percentile of random reads was 1.4 to 2.8 times what it is
+ * without copying, and cannot be told from that now. The writes under way keep
+ * the target busy meanwhile. Smaller pieces are no better for clients, and at a
+ * quarter of this cost twice the CPU time of chunks, by the ring as well.
+ */
+static int read_here(struct pipe_slot *slot)
+{
+	struct pipe *pipe = slot->pipe;
+	ssize_t n = 1;
+
+	thread_idle_io(true);
+	while (slot->moved < slot->valid) {
+		n = pread(pipe->from.fd, slot->buf + slot->moved,
+			  min_t(uint32_t, slot->len - slot->moved, IDLE_IO),
+			  slot->off + slot->moved);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			break;
+		slot->moved += n;
+		/* O_DIRECT goes on at a block: this was the end of the file. */
+		if (n % TARGET_ALIGN && slot->moved < slot->valid)
+			n = 0;
+		if (n == 0)
+			break;
+	}
+	thread_idle_io(false);
+	if (n <= 0)
+		return n < 0 ? -errno : pipe->short_err;
+	slot->state = SLOT_READY;
+	return 0;
+}
+
 /* Starts to read the next chunk, or sets eof. */
 static int read_next(struct pipe *pipe)
 {
@@ -269,10 +307,15 @@ static int read_next(struct pipe *pipe)
 	copy_limit_take(pipe->limit, slot->valid, pipe->ctl);
 	if (atomic_load(&pipe->ctl->cancelled))
 		return -ECANCELED;
+	if (!pipe->from.object && atomic_load(&pipe->ctl->idle))
+		err = read_here(slot);
+	else
+		slot_start(slot, SLOT_READING);
+	if (err)
+		return err;
 	pipe->pos += slot->len;
 	pipe->next_read++;
 	pipe->busy++;
-	slot_start(slot, SLOT_READING);
 	return 0;
 }
 

@@ -272,8 +272,7 @@ static void *plain_thread(void *arg)
 		pthread_mutex_unlock(&ring->lock);
 		if (op->idle != idle) {
 			idle = op->idle;
-			syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0,
-				idle ? IOPRIO_IDLE : 0);
+			thread_idle_io(idle);
 		}
 		res = plain_run(op);
 		op->res = res < 0 ? -errno : (int)res;

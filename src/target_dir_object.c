@@ -24,11 +24,9 @@
 #include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/ioprio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -264,12 +262,6 @@ int dir_reserve(struct target_object *object, uint64_t off, uint64_t len)
 	return -errno;
 }
 
-static void set_ioprio(int class)
-{
-	/* 1: a process (thread); 0: the caller. Best effort. */
-	syscall(SYS_ioprio_set, 1, 0, class << IOPRIO_CLASS_SHIFT);
-}
-
 /* With RWF_DONTCACHE the kernel begins to write at once, and drops the pages
  * when that is done; before Linux 6.14 they stay. */
 int dir_write(struct target_object *object, const void *buf, size_t len,
@@ -280,7 +272,7 @@ int dir_write(struct target_object *object, const void *buf, size_t len,
 	int flags = RWF_DONTCACHE, ret = 0;
 
 	if (idle)
-		set_ioprio(IOPRIO_CLASS_IDLE);
+		thread_idle_io(true);
 	while (iov.iov_len > 0) {
 		ssize_t n = pwritev2(o->fd, &iov, 1, off, flags);
 
@@ -303,7 +295,7 @@ int dir_write(struct target_object *object, const void *buf, size_t len,
 	if (!flags)
 		posix_fadvise(o->fd, 0, 0, POSIX_FADV_DONTNEED);
 	if (idle)
-		set_ioprio(IOPRIO_CLASS_NONE);
+		thread_idle_io(false);
 	return ret;
 }
 

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/ioprio.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -229,6 +230,14 @@ int write_file_durably(int dirfd, const char *name, const void *buf, size_t len)
 		return ret;
 	}
 	return fsync(dirfd) < 0 ? -errno : 0;
+}
+
+void thread_idle_io(bool idle)
+{
+	int class = idle ? IOPRIO_CLASS_IDLE : IOPRIO_CLASS_NONE;
+
+	syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0,
+		class << IOPRIO_CLASS_SHIFT);
 }
 
 int thread_start(pthread_t *ret_thread, const char *name, void *(*run)(void *),

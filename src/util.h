@@ -118,6 +118,9 @@ int write_file_durably(int dirfd, const char *name, const void *buf,
  * of it may be left that the kernel holds, and keep what was open. */
 bool process_is_dead(pid_t pid);
 
+/* The calling thread's I/O priority: idle, or the usual one. Best effort. */
+void thread_idle_io(bool idle);
+
 /* Starts a thread with all signals blocked: they are the main thread's. name
  * is cut to 15 characters. 0 or -errno. */
 int thread_start(pthread_t *ret, const char *name, void *(*run)(void *),

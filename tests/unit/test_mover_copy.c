@@ -26,7 +26,8 @@ static void check_in(const struct copy_out *f)
 	close(fd);
 }
 
-static void test_sizes(void **state)
+/* In the background it is read another way. */
+static void check_sizes(bool idle)
 {
 	static const uint64_t sizes[] = {
 		0,     1,	  4095,	     4096,	4097,
@@ -34,7 +35,7 @@ static void test_sizes(void **state)
 		CHUNK, CHUNK + 1, 4 * CHUNK, 5 * CHUNK, 9 * CHUNK - 4097,
 	};
 	struct copy_out files[ARRAY_SIZE(sizes)];
-	struct copy_ctl ctl = {0};
+	struct copy_ctl ctl = {.idle = idle};
 	uint64_t total = 0;
 
 	for (size_t i = 0; i < ARRAY_SIZE(sizes); i++) {
@@ -50,6 +51,32 @@ static void test_sizes(void **state)
 		check_out(&files[i], sum_of(files[i].front_fd, sizes[i]));
 		check_in(&files[i]);
 		close(files[i].front_fd);
+	}
+}
+
+static void test_sizes(void **state)
+{
+	check_sizes(false);
+	check_sizes(true);
+}
+
+/* It ends before the size that it should have, also within a block. */
+static void test_too_short(void **state)
+{
+	static const uint64_t sizes[] = {CHUNK + 1, 2 * CHUNK + 4096,
+					 3 * CHUNK - 100};
+
+	for (size_t i = 0; i < 2 * ARRAY_SIZE(sizes); i++) {
+		struct copy_ctl ctl = {.idle = i % 2};
+		int fd = tmpfile_at(dir);
+		struct copy_out f;
+
+		put(fd, 0, sizes[i / 2], i);
+		f = to_copy(fd, 4 * CHUNK, &ctl);
+		copy_out(&env, target, &f, 1);
+		assert_int_equal(f.err, -ESTALE);
+		assert_false(object_there(f.oid));
+		close(fd);
 	}
 }
 
@@ -261,6 +288,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_sizes),
+		cmocka_unit_test(test_too_short),
 		cmocka_unit_test(test_alone),
 		cmocka_unit_test(test_holes),
 		cmocka_unit_test(test_punched),
