@@ -68,6 +68,7 @@ struct mover_job {
 	enum job_state state;
 	bool told;		   /* cancelled by the mover */
 	bool by_recall;		   /* runs on a recall worker */
+	struct mover_job **turn;   /* that it has, or NULL */
 	struct mover_node queue;   /* waiting: by order */
 	struct mover_node index;   /* waiting, running: by id */
 	struct cds_list_head link; /* waiting, and told */
@@ -113,6 +114,14 @@ int mover_submit(struct mover *mover, struct mover_job *job, uint64_t *ret_id);
  * before it is submitted, and while it is. The caller holds a reference. */
 void mover_raise(struct mover *mover, struct mover_job *job,
 		 enum mover_prio prio);
+/*
+ * The turn of a job that runs to copy: one of a lane and priority at a time, for
+ * a disk that serves two of them seeks for each piece of theirs. What it does
+ * else, as syncing, is done while another has its turn. What clients wait for,
+ * and what is cancelled, does not wait. Ending it again does nothing.
+ */
+void mover_turn_begin(struct mover *mover, struct mover_job *job);
+void mover_turn_end(struct mover *mover, struct mover_job *job);
 struct mover_job *mover_job_ref(struct mover *mover, struct mover_job *job);
 void mover_job_unref(struct mover *mover, struct mover_job *job);
 

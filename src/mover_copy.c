@@ -17,7 +17,7 @@
  * meanwhile behind the mount's back: that is noticed (-ESTALE). Other changes
  * are for the caller to exclude, by a lease.
  */
-#include "mover_copy.h"
+#include "mover.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -135,6 +135,18 @@ static int large(struct pipe *pipe, struct copy_out *file)
 	return pipe_copy(pipe, &file->sum);
 }
 
+static void turn_begin(const struct copy_env *env)
+{
+	if (env->mover)
+		mover_turn_begin(env->mover, env->job);
+}
+
+static void turn_end(const struct copy_env *env)
+{
+	if (env->mover)
+		mover_turn_end(env->mover, env->job);
+}
+
 /* Creates and fills the object. It is gone again on failure, if possible. */
 static int copy_one(const struct copy_env *env, struct target *target,
 		    struct copy_out *file, bool alone)
@@ -169,6 +181,8 @@ static int copy_one(const struct copy_env *env, struct target *target,
 		ret = check_size(file->front_fd, file->size);
 	if (!ret)
 		ret = target_object_origin(object, &file->origin);
+	if (alone)
+		turn_end(env);
 	if (!ret && alone)
 		ret = target_object_sync(object);
 	target_object_close(object);
@@ -192,6 +206,7 @@ static void copy_batch(const struct copy_env *env, struct target *target,
 	}
 	for (i = 0; i < n; i++)
 		files[i].err = copy_one(env, target, &files[i], false);
+	turn_end(env);
 	ret = target_batch_end(batch);
 	for (i = 0; ret && i < n; i++) {
 		if (files[i].err)
@@ -210,10 +225,12 @@ void copy_out(const struct copy_env *env, struct target *target,
 
 		while (take < n && take < BATCH_FILES && bytes < BATCH_BYTES)
 			bytes += files[take++].size;
+		turn_begin(env);
 		if (take == 1)
 			files->err = copy_one(env, target, files, true);
 		else
 			copy_batch(env, target, files, take);
+		turn_end(env);
 		files += take;
 		n -= take;
 	}

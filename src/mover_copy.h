@@ -18,6 +18,8 @@
 #include "tierfs/target.h"
 
 struct ring;
+struct mover;
+struct mover_job;
 
 /* Shared between the copying worker and who watches or cancels it. */
 struct copy_ctl {
@@ -36,6 +38,10 @@ void copy_limit_free(struct copy_limit *limit);
 struct copy_env {
 	struct ring *front_ring; /* for I/O on the front */
 	struct copy_limit *limit;
+	/* Whose turn it is to copy while copy_out() does, but for its syncs; or
+	 * NULL. */
+	struct mover *mover;
+	struct mover_job *job;
 };
 
 /* One file of a batch. */

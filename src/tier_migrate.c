@@ -272,7 +272,9 @@ static void copy_all(struct mover_job *job, struct tier_move **moves, size_t n)
 	struct tier *tier = moves[0]->file->tier;
 	struct target *target = tier_target(tier, moves[0]->target);
 	const struct copy_env env = {.front_ring = tier->parts.ring,
-				     .limit = tier->parts.limit};
+				     .limit = tier->parts.limit,
+				     .mover = tier->parts.mover,
+				     .job = job};
 	_cleanup_free_ struct copy_out *files = calloc(n, sizeof(*files));
 	size_t k = 0;
 

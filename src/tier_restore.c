@@ -459,8 +459,10 @@ static void end(struct restore *r)
 void tier_restore_run(struct mover_job *job, struct tier_move **moves, size_t n)
 {
 	struct restore all[TIER_RESTORE_FILES];
+	struct mover *mover = moves[0]->file->tier->parts.mover;
 	int err;
 
+	mover_turn_begin(mover, job);
 	for (size_t i = 0; i < n; i++) {
 		struct restore *r = &all[i];
 
@@ -475,6 +477,7 @@ void tier_restore_run(struct mover_job *job, struct tier_move **moves, size_t n)
 		if (!r->err && r->swap)
 			r->err = fetch(r);
 	}
+	mover_turn_end(mover, job);
 	err = harden(all[0].tier, all, n);
 	for (size_t i = 0; i < n; i++) {
 		if (!all[i].err && all[i].swap)

@@ -16,13 +16,37 @@ struct job {
 static uint64_t orders[2][64]; /* of the lanes 1 and 2, as they ran */
 static _Atomic(unsigned int) ran[3], began[3];
 
+static struct mover *turns; /* jobs take turns of it */
+static _Atomic(unsigned int) copying, most, copied;
+
+/* Waits for its turn, and has it until the gate opens. */
+static void take_turn(struct job *job)
+{
+	unsigned int now;
+
+	mover_turn_begin(turns, &job->job);
+	now = ++copying;
+	if (now > most)
+		most = now;
+	if (job->gate)
+		while (sem_wait(job->gate) < 0)
+			;
+	usleep(1000);
+	copying--;
+	copied++;
+	mover_turn_end(turns, &job->job);
+	mover_turn_end(turns, &job->job);
+}
+
 static void job_run(struct mover_job *mjob)
 {
 	struct job *job = container_of(mjob, struct job, job);
 	unsigned int lane = mjob->lane;
 
 	began[lane]++;
-	if (job->gate)
+	if (turns)
+		take_turn(job);
+	else if (job->gate)
 		while (sem_wait(job->gate) < 0)
 			;
 	if (lane && ran[lane] < ARRAY_SIZE(orders[0]))
@@ -35,8 +59,8 @@ static void job_free(struct mover_job *mjob)
 	free(container_of(mjob, struct job, job));
 }
 
-static void submit(struct mover *m, enum mover_prio prio, unsigned int lane,
-		   uint64_t order, sem_t *gate)
+static struct mover_job *submit(struct mover *m, enum mover_prio prio,
+				unsigned int lane, uint64_t order, sem_t *gate)
 {
 	struct job *job = calloc(1, sizeof(*job));
 
@@ -47,8 +71,15 @@ static void submit(struct mover *m, enum mover_prio prio, unsigned int lane,
 	job->job.prio = prio;
 	job->job.lane = lane;
 	job->job.order = order;
-	job->job.refs = 1;
+	job->job.refs = 2;
 	assert_int_equal(mover_submit(m, &job->job, NULL), 0);
+	return &job->job;
+}
+
+static void send(struct mover *m, enum mover_prio prio, unsigned int lane,
+		 uint64_t order, sem_t *gate)
+{
+	mover_job_unref(m, submit(m, prio, lane, order, gate));
 }
 
 static void await(_Atomic(unsigned int) *count, unsigned int n)
@@ -76,11 +107,11 @@ static void test_hanging_lane(void **state)
 	sem_init(&gate, 0, 0);
 	assert_int_equal(mover_start(2, 2, 2, &m), 0);
 	for (int i = 0; i < 20; i++)
-		submit(m, i % 3, 1, i, &gate);
+		send(m, i % 3, 1, i, &gate);
 	await(&began[1], 4); /* two workers of each kind, and no more */
 	for (int i = 0; i < 12; i++) {
-		submit(m, i % 3, 2, i, NULL);
-		submit(m, i % 3, 0, i, NULL);
+		send(m, i % 3, 2, i, NULL);
+		send(m, i % 3, 0, i, NULL);
 	}
 	await(&ran[2], 12);
 	await(&ran[0], 12);
@@ -104,11 +135,11 @@ static void test_order_of_each(void **state)
 
 	sem_init(&gate, 0, 0);
 	assert_int_equal(mover_start(0, 1, 0, &m), 0);
-	submit(m, MOVER_ASKED, 0, 0, &gate);
+	send(m, MOVER_ASKED, 0, 0, &gate);
 	await(&began[0], 1);
 	for (uint64_t i = 0; i < 20; i++) {
-		submit(m, MOVER_ASKED, 1, (i * 7) % 20, NULL);
-		submit(m, MOVER_ASKED, 2, 1000 + (i * 3) % 20, NULL);
+		send(m, MOVER_ASKED, 1, (i * 7) % 20, NULL);
+		send(m, MOVER_ASKED, 2, 1000 + (i * 3) % 20, NULL);
 	}
 	sem_post(&gate);
 	mover_drain(m);
@@ -121,11 +152,56 @@ static void test_order_of_each(void **state)
 	sem_destroy(&gate);
 }
 
+/* One of a lane and priority copies at a time. */
+static void test_turns(void **state)
+{
+	struct mover_job *raised, *cancelled;
+	struct mover *m;
+	sem_t gate;
+
+	sem_init(&gate, 0, 0);
+	assert_int_equal(mover_start(0, 4, 1, &m), 0);
+	turns = m;
+	for (int i = 0; i < 40; i++)
+		send(m, MOVER_ASKED, 1, i, NULL);
+	mover_drain(m);
+	assert_int_equal(copied, 40);
+	assert_int_equal(most, 1);
+
+	/* The background does not keep who is asked for waiting, nor that one
+	 * what a client waits for, or becomes that, or is cancelled. */
+	send(m, MOVER_IDLE, 1, 0, &gate);
+	await(&copying, 1);
+	send(m, MOVER_ASKED, 1, 1, &gate);
+	await(&copying, 2);
+	raised = submit(m, MOVER_ASKED, 1, 2, NULL);
+	cancelled = submit(m, MOVER_ASKED, 1, 3, NULL);
+	await(&began[1], 44);
+	usleep(100000);
+	assert_int_equal(copied, 40);
+	mover_raise(m, raised, MOVER_RECALL);
+	await(&copied, 41);
+	assert_int_equal(mover_cancel(m, cancelled->id), 0);
+	await(&copied, 42);
+	send(m, MOVER_RECALL, 1, 4, NULL);
+	await(&copied, 43);
+	sem_post(&gate);
+	sem_post(&gate);
+	mover_drain(m);
+	mover_job_unref(m, raised);
+	mover_job_unref(m, cancelled);
+	mover_stop(m);
+	mover_free(m);
+	sem_destroy(&gate);
+	turns = NULL;
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup(test_hanging_lane, setup),
 		cmocka_unit_test_setup(test_order_of_each, setup),
+		cmocka_unit_test_setup(test_turns, setup),
 	};
 
 	return cmocka_run_group_tests_name("mover_lanes", tests, NULL, NULL);
