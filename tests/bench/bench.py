@@ -90,12 +90,18 @@ def compare(name, runs, ours, theirs, goal, at_most=False, unit="",
             a, b = ours(), theirs()
         pairs.append((a, b))
         progress(f"{name}: {a:.4g} to {b:.4g} {unit}")
+    return report_pairs(name, pairs, goal, at_most, unit, higher)
+
+
+def report_pairs(name, pairs, goal, at_most=False, unit="", higher=True,
+                 **more):
+    """compare()'s report of what was measured: [(ours, theirs)]."""
     ratios = [a / b if higher or at_most else b / a for a, b in pairs]
     ratio = statistics.median(ratios)
-    report(name, ratio, goal, at_most, runs=runs, unit=unit,
+    report(name, ratio, goal, at_most, runs=len(pairs), unit=unit,
            ours=statistics.median(a for a, _ in pairs),
            theirs=statistics.median(b for _, b in pairs),
-           lowest=min(ratios), highest=max(ratios))
+           lowest=min(ratios), highest=max(ratios), **more)
     return ratio
 
 
@@ -103,7 +109,8 @@ def report(name, value, goal, at_most=False, **more):
     ok = value <= goal if at_most else value >= goal
     line = {"bench": Path(sys.argv[0]).stem, "name": name,
             "value": round(value, 4), "goal": goal,
-            "better": "lower" if at_most else "higher", "ok": ok}
+            "better": "lower" if at_most else "higher", "ok": ok,
+            "load": round(os.getloadavg()[0], 2)}
     for key, number in more.items():
         line[key] = round(number, 6) if isinstance(number, float) else number
     print(json.dumps(line), flush=True)
