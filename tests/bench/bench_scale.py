@@ -315,6 +315,8 @@ class Scale:
         def grew(name, goal):
             a, b = self.rows[first][name], self.rows[last][name]
             a0, b0 = statistics.median(a), statistics.median(b)
+            if not a0:  # too little for the clock
+                return
             report(f"{name}: {last} files to {first}", b0 / a0, goal,
                    at_most=True, first=a0, last=b0, lowest=min(b) / a0,
                    highest=max(b) / a0,
