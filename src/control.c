@@ -509,6 +509,7 @@ int control_start(const struct control_parts *parts, struct control **ret,
 		*ret_why = strdup("out of memory");
 		return -ENOMEM;
 	}
+	control_find_device(control);
 	batches_load(control);
 	err = socket_make(control, ret_why);
 	if (err) {

@@ -37,7 +37,8 @@ struct control {
 		       char **ret_why);
 	void *remount_arg;
 	char *mountpoint;
-	char *path; /* of the socket */
+	char device[32]; /* of the mount, as MAJOR:MINOR */
+	char *path;	 /* of the socket */
 	ino_t path_ino;
 	int listen_fd;
 	int stop_fd; /* eventfd: the acceptor ends */
@@ -220,6 +221,7 @@ const char *control_reason(int err, char buf[96]);
 
 /* -- control_status.c: what is known ---------------------------------------- */
 
+void control_find_device(struct control *control);
 json_t *control_hello(struct control *control);
 json_t *control_status(struct control *control);
 /* NULL: *ret_err says why. */

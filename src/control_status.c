@@ -225,21 +225,27 @@ json_t *control_status(struct control *control)
 	return ret;
 }
 
-json_t *control_hello(struct control *control)
+/* Once: whoever looks at a mountpoint by its path holds the mount, and umount(8)
+ * meanwhile fails. Without asking the file system, which is us. */
+void control_find_device(struct control *control)
 {
 	struct statx stx;
-	char device[32] = "";
-	json_t *ret;
 
-	/* Without asking the file system, which is us. */
 	if (!statx(AT_FDCWD, control->mountpoint,
 		   AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT | AT_SYMLINK_NOFOLLOW,
 		   STATX_TYPE, &stx))
-		snprintf(device, sizeof(device), "%u:%u", stx.stx_dev_major,
-			 stx.stx_dev_minor);
+		snprintf(control->device, sizeof(control->device), "%u:%u",
+			 stx.stx_dev_major, stx.stx_dev_minor);
+}
+
+json_t *control_hello(struct control *control)
+{
+	json_t *ret;
+
 	ret = json_pack("{s:i, s:s, s:s, s:s}", "version", CONTROL_VERSION,
 			"daemon", TIERFS_VERSION, "name",
-			control->parts->config->name, "device", device);
+			control->parts->config->name, "device",
+			control->device);
 	if (ret && proto_set_path(ret, "mount", control->mountpoint)) {
 		json_decref(ret);
 		return NULL;
