@@ -280,6 +280,7 @@ struct policy_turn {
 	int64_t awake;	    /* the target's disk is, until then; monotonic */
 	int64_t next_due;   /* ns since the epoch */
 	int64_t look_again; /* whether it is sooner; monotonic; 0 */
+	int64_t look_until; /* it is looked again and again */
 	enum policy_doing doing;
 	char detail[160];
 	int64_t now;  /* monotonic */

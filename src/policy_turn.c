@@ -365,7 +365,10 @@ static void ask_next(struct policy_turn *t)
 		if (catalog_next_due(t->eye.rows, &t->next_due))
 			t->next_due = INT64_MAX;
 	}
+	/* On a busy machine a transaction may take long to be written. */
 	if (judged)
+		t->look_until = t->now + MINUTE_NS;
+	if (t->now < t->look_until && !t->look_again)
 		t->look_again = t->now + LOOK_AGAIN_NS;
 	if (t->look_again)
 		wake_at(t, t->look_again);
