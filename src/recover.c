@@ -143,7 +143,7 @@ static void delete_object(struct tier *tier, const struct to_recover *all,
 			  const struct intent *intent)
 {
 	if (named_by_other(tier, all, intent)) {
-		tier_done_after_sync(tier, intent->id);
+		tier_kept_after_sync(tier, intent->id, intent->oid);
 		return;
 	}
 	tier_stale_add(tier, &(struct tier_stale){.target = intent->target,
@@ -162,7 +162,7 @@ static int recover_copy(struct tier *tier, const struct to_recover *all,
 	if (f->fd >= 0 && names(f, intent)) {
 		if (f->ea.state == SPILL_RELEASED ||
 		    f->ea.state == SPILL_DIRTY) {
-			tier_done_after_sync(tier, intent->id);
+			tier_kept_after_sync(tier, intent->id, intent->oid);
 			return 0;
 		}
 		/* In orphans the object is deleted with the file. */
@@ -277,7 +277,9 @@ static int recover_swap(struct tier *tier, const struct to_recover *all,
 	if (intent->kind == INTENT_APPLY && !names(f, intent))
 		delete_object(tier, all, intent);
 	else
-		tier_done_after_sync(tier, intent->id);
+		tier_kept_after_sync(tier, intent->id,
+				     intent->kind == INTENT_APPLY ? intent->oid
+								  : 0);
 	return 0;
 }
 

@@ -26,7 +26,6 @@
 #include <unistd.h>
 
 #include "cleanup.h"
-#include "fault.h"
 #include "log.h"
 #include "tier_impl.h"
 #include "util.h"
@@ -388,70 +387,6 @@ static void *waker_main(void *arg)
 	}
 	pthread_mutex_unlock(&tier->wake_lock);
 	return NULL;
-}
-
-/* ---- durability ------------------------------------------------------- */
-
-void tier_done_after_sync(struct tier *tier, uint64_t intent)
-{
-	if (!intent)
-		return;
-	pthread_mutex_lock(&tier->stale_lock);
-	if (tier->n_unsynced == tier->cap_unsynced) {
-		size_t cap = tier->cap_unsynced ? 2 * tier->cap_unsynced : 64;
-		uint64_t *grown =
-			reallocarray(tier->unsynced, cap, sizeof(*grown));
-
-		/* Forgotten, the intent is found done by the next recovery. */
-		if (!grown)
-			goto out;
-		tier->unsynced = grown;
-		tier->cap_unsynced = cap;
-	}
-	tier->unsynced[tier->n_unsynced++] = intent;
-out:
-	pthread_mutex_unlock(&tier->stale_lock);
-}
-
-static int sync_locked(struct tier *tier)
-{
-	_cleanup_free_ uint64_t *ids = NULL;
-	size_t n;
-	int err;
-
-	pthread_mutex_lock(&tier->stale_lock);
-	ids = steal_ptr(&tier->unsynced);
-	n = tier->n_unsynced;
-	tier->n_unsynced = tier->cap_unsynced = 0;
-	pthread_mutex_unlock(&tier->stale_lock);
-
-	err = sync_fs(tier->parts.front->root_fd);
-	if (err) {
-		for (size_t i = 0; i < n; i++)
-			tier_done_after_sync(tier, ids[i]);
-		return err;
-	}
-	fault_point("sync-synced");
-	if (n)
-		journal_done(tier->parts.journal, ids, n);
-	return 0;
-}
-
-/*
- * One at a time: whoever returns knows that also what others took to report has
- * been reported. Else an intent of this file could still be in another thread's
- * hands, come to be dropped after the file was released and restored, and a crash
- * before that would have recovery find the old stub, which names no object, and
- * delete the one that the new file names.
- */
-int tier_sync(struct tier *tier)
-{
-	int ret;
-
-	pthread_mutex_lock(&tier->sync_lock);
-	ret = sync_locked(tier);
-	pthread_mutex_unlock(&tier->sync_lock);
-	return ret;
 }
 
 /* ---- life ------------------------------------------------------------- */

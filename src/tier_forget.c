@@ -144,7 +144,7 @@ static int leave(struct tier *tier, struct node *node, uint64_t oid,
 
 	err = tier_file_lock(tier, node, &file);
 	if (err) {
-		tier_done_after_sync(tier, intent);
+		tier_kept_after_sync(tier, intent, oid);
 		return err;
 	}
 	old = file->ea;
@@ -156,7 +156,7 @@ static int leave(struct tier *tier, struct node *node, uint64_t oid,
 	if (!err)
 		err = remove_eas(file);
 	if (err || !old.ncopies || file->write_intent) {
-		tier_done_after_sync(tier, intent);
+		tier_kept_after_sync(tier, intent, oid);
 		intent = file->write_intent;
 	}
 	if (!err) {

@@ -103,8 +103,13 @@ struct tier {
 	struct tier_stale_queue stale[TIERFS_TARGETS_MAX + 1];
 	struct cds_list_head unsettled; /* of tier_unsettled */
 	/* Intents whose steps become durable with the next sync. */
-	uint64_t *unsynced;
+	struct tier_unsynced *unsynced;
 	size_t n_unsynced, cap_unsynced;
+};
+
+struct tier_unsynced {
+	uint64_t intent;
+	uint64_t oid; /* that it had recovery delete, or 0 */
 };
 
 /* A file whose suspect copy is to be looked at again. */
@@ -289,10 +294,16 @@ void tier_tell_unnamed(struct tier *tier, const struct front_handle *file,
 /* To be settled at the next tick. node->lock held. */
 void tier_unsettled_add(struct tier_file *file);
 
+/* -- tier_sync.c -------------------------------------------------------- */
+
 /* Syncs the front's file system; intents done before are dropped after. */
 int tier_sync(struct tier *tier);
 /* The intent's step is done, to be dropped after the next sync. */
 void tier_done_after_sync(struct tier *tier, uint64_t intent);
+/* The same for one that had recovery delete the object (CREATE, WRITE, APPLY),
+ * which is a file's copy still. No swap before tier_sync(). */
+void tier_kept_after_sync(struct tier *tier, uint64_t intent, uint64_t oid);
+bool tier_must_sync(struct tier *tier, uint64_t oid);
 
 /* -- tier_read.c -------------------------------------------------------- */
 

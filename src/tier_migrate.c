@@ -400,7 +400,8 @@ void tier_migrate_run(struct mover_job *job, struct tier_move **moves, size_t n,
 		if (moves[i]->err)
 			undo(moves[i]);
 		else
-			tier_done_after_sync(tier, moves[i]->intent);
+			tier_kept_after_sync(tier, moves[i]->intent,
+						moves[i]->oid);
 	}
 	fault_point("migrate-committed");
 	/* On failure the intents stay: nothing relies on the EAs before. */

@@ -468,7 +468,7 @@ static void settle_same(struct tier_file *file)
 		return;
 	fault_point("write-settled");
 	tier_count_file(file, SPILL_NONE, SPILL_MIGRATED, ea.size);
-	tier_done_after_sync(tier, file->write_intent);
+	tier_kept_after_sync(tier, file->write_intent, ea.copies[0].oid);
 	file->write_intent = 0;
 }
 

@@ -357,7 +357,8 @@ static int harden(struct tier *tier, struct restore *all, size_t n)
 	}
 	if (!k)
 		return 0;
-	if (k > 1)
+	/* See tier_sync.c. */
+	if (k > 1 || tier_must_sync(tier, intents[0].oid))
 		ret = tier_sync(tier);
 	else
 		ret = fdatasync(one->fd) < 0 ? -errno : 0;
@@ -444,7 +445,9 @@ static void end(struct restore *r)
 {
 	int err = is_pointless(r) ? -ECANCELED : r->err;
 
-	tier_done_after_sync(r->tier, r->move->intent);
+	/* After a swap that applied the log it is another's. */
+	tier_kept_after_sync(r->tier, r->move->intent,
+			     r->apply ? r->ea.copies[0].oid : 0);
 	report(r, err);
 	cleanup_close(&r->fd);
 	cleanup_close(&r->log_fd);

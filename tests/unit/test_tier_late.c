@@ -12,6 +12,13 @@
  * Never came: who opens a released file to cut it off is interrupted while the
  * intent is on its way.
  *
+ * Unchanged: the file was open for writing, was released, which syncs it alone, and
+ * is restored, by the same daemon or, after a crash, by the next.
+ *
+ * Not applied: the file is restored while it is open for writing, so that its object
+ * is to go; but the restore is cancelled, or everything dies, and the next is one
+ * that keeps the object.
+ *
  * And what the ctime is of a file whose copy is suspect.
  */
 
@@ -153,6 +160,112 @@ static void test_never_came(void **state)
 	dies_and_is_whole(child_interrupted, "never came");
 }
 
+static void release_unchanged(void)
+{
+	struct node *node = a_file();
+
+	assert_int_equal(ask(node, TIER_MIGRATE), TIER_DONE);
+	assert_int_equal(open_file(node, O_RDWR), 0);
+	tier_close(rig.tier, node, O_RDWR);
+	tier_settle(rig.tier, node);
+	assert_int_equal(ask(node, TIER_RELEASE), TIER_DONE);
+	node_unref(node);
+}
+
+static void restore_and_die(void)
+{
+	struct node *node = look("a");
+
+	assert_int_equal(ask(node, TIER_RESTORE), TIER_DONE);
+	kill(getpid(), SIGKILL);
+}
+
+static void child_unchanged(const void *arg, unsigned int nth)
+{
+	(void)arg;
+	(void)nth;
+	release_unchanged();
+	restore_and_die();
+}
+
+static void child_dies_released(const void *arg, unsigned int nth)
+{
+	(void)arg;
+	(void)nth;
+	release_unchanged();
+	kill(getpid(), SIGKILL);
+}
+
+static void child_restores(const void *arg, unsigned int nth)
+{
+	(void)arg;
+	(void)nth;
+	rig_up();
+	restore_and_die();
+}
+
+static void restored_by_next(void (*child)(const void *arg, unsigned int nth),
+			     const char *what)
+{
+	crash_forget();
+	rig_make(test_prefix());
+	assert_true(in_child(child, NULL, 0, what));
+	assert_true(in_child(child_restores, NULL, 0, what));
+	in_child(child_verify, NULL, 0, what);
+	assert_int_equal(rig_remove(), 0);
+}
+
+static void test_unchanged(void **state)
+{
+	(void)state;
+	dies_and_is_whole(child_unchanged, "unchanged");
+	restored_by_next(child_dies_released, "unchanged, next");
+}
+
+static struct node *applied;
+
+static void cancel_restore(const char *name)
+{
+	(void)name;
+	pthread_mutex_lock(&applied->lock);
+	tier_move_cancel(applied->file);
+	pthread_mutex_unlock(&applied->lock);
+}
+
+static void restore_while_open(void (*then)(const char *name))
+{
+	applied = a_file();
+	assert_int_equal(ask(applied, TIER_MIGRATE), TIER_DONE);
+	assert_int_equal(ask(applied, TIER_RELEASE), TIER_DONE);
+	assert_int_equal(open_file(applied, O_RDWR), 0);
+	assert_int_equal(state_of(applied), SPILL_RELEASED);
+	assert_int_equal(fault_arm("apply-journaled", 1, then), 0);
+	assert_int_equal(ask(applied, TIER_RESTORE), TIER_FAILED);
+	tier_close(rig.tier, applied, O_RDWR);
+}
+
+static void child_cancelled(const void *arg, unsigned int nth)
+{
+	(void)arg;
+	(void)nth;
+	restore_while_open(cancel_restore);
+	restore_and_die();
+}
+
+static void child_dies_applying(const void *arg, unsigned int nth)
+{
+	(void)arg;
+	(void)nth;
+	restore_while_open(note_and_die);
+}
+
+static void test_not_applied(void **state)
+{
+	(void)state;
+	dies_and_is_whole(child_cancelled, "cancelled");
+	restored_by_next(child_dies_applying, "applying, next");
+}
+
 static struct node *suspect_file(void)
 {
 	struct node *node = a_file();
@@ -232,6 +345,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_late),
 		cmocka_unit_test(test_never_came),
+		cmocka_unit_test(test_unchanged),
+		cmocka_unit_test(test_not_applied),
 		cmocka_unit_test(test_ctime),
 		cmocka_unit_test(test_pinned),
 	};
