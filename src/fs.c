@@ -337,7 +337,6 @@ static void try_passthrough(struct fs *fs)
 {
 	struct backing_map map = {0};
 	_cleanup_close_ int fd = -1;
-	uint32_t id;
 	int got;
 
 	fd = openat(fs->parts.front->meta_fd, "format", O_RDONLY | O_CLOEXEC);
@@ -350,8 +349,7 @@ static void try_passthrough(struct fs *fs)
 				    errno);
 		return;
 	}
-	id = got;
-	ioctl(fuse_session_fd(fs->se), BACKING_CLOSE, &id);
+	give_back(fs, got);
 }
 
 static int make_ready(struct fs *fs)

@@ -307,6 +307,10 @@ void fs_rename(fuse_req_t req, fuse_ino_t parent, const char *name,
 	       fuse_ino_t newparent, const char *newname, unsigned int flags);
 void fs_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t newparent,
 	     const char *newname);
+/* Before name is made in parent: the directory's descriptor, and the thread is the
+ * client. 0: tier_counting_end() is owed; -EPERM: the name is ours; -errno. */
+int fs_make_begin(fuse_req_t req, struct node *parent, const char *name,
+		  struct node_fd *ret_dir);
 
 void fs_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
 void fs_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,

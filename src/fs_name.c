@@ -11,6 +11,21 @@
 #include <string.h>
 #include <unistd.h>
 
+int fs_make_begin(fuse_req_t req, struct node *parent, const char *name,
+		  struct node_fd *ret_dir)
+{
+	int err;
+
+	if (fs_hidden(parent, name))
+		return -EPERM;
+	err = node_fd_get(parent, ret_dir);
+	if (err)
+		return err;
+	tier_counting_begin(fs_tier(req));
+	fs_become(req);
+	return 0;
+}
+
 static int make_node(fuse_req_t req, struct node *parent, const char *name,
 		     mode_t mode, dev_t rdev, const char *link,
 		     struct stat *ret_stat, struct node **ret)
@@ -18,13 +33,9 @@ static int make_node(fuse_req_t req, struct node *parent, const char *name,
 	_cleanup_node_fd_ struct node_fd dir = NODE_FD_NONE;
 	int err;
 
-	if (fs_hidden(parent, name))
-		return -EPERM;
-	err = node_fd_get(parent, &dir);
+	err = fs_make_begin(req, parent, name, &dir);
 	if (err)
 		return err;
-	tier_counting_begin(fs_tier(req));
-	fs_become(req);
 	if (S_ISDIR(mode))
 		err = mkdirat(dir.fd, name, mode & 07777);
 	else if (S_ISLNK(mode))

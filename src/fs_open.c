@@ -290,13 +290,9 @@ static int make_file(fuse_req_t req, struct node *parent, const char *name,
 	_cleanup_close_ int fd = -1;
 	int err;
 
-	if (fs_hidden(parent, name))
-		return -EPERM;
-	err = node_fd_get(parent, &dir);
+	err = fs_make_begin(req, parent, name, &dir);
 	if (err)
 		return err;
-	tier_counting_begin(fs_tier(req));
-	fs_become(req);
 	node_dir_lock(parent);
 	fd = openat(dir.fd, name,
 		    O_RDONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,

@@ -111,7 +111,8 @@ bool node_keep(struct node *node, const struct node_kept *kept)
 	return kept_it;
 }
 
-int node_keep_take(struct node *node, uid_t uid, gid_t gid)
+/* What is kept of node is the caller's now; id 0: nothing is. */
+static struct node_kept leave(struct node *node)
 {
 	struct keep_cache *cache = &node->table->keep;
 	struct node_kept kept = {0};
@@ -122,6 +123,14 @@ int node_keep_take(struct node *node, uid_t uid, gid_t gid)
 	if (slot)
 		kept = slot_free(cache, slot);
 	pthread_mutex_unlock(&cache->lock);
+	return kept;
+}
+
+int node_keep_take(struct node *node, uid_t uid, gid_t gid)
+{
+	struct keep_cache *cache = &node->table->keep;
+	struct node_kept kept = leave(node);
+
 	if (!kept.id || (kept.uid == uid && kept.gid == gid))
 		return kept.id;
 	cache->close(cache->arg, kept.id);
@@ -131,14 +140,8 @@ int node_keep_take(struct node *node, uid_t uid, gid_t gid)
 void node_keep_drop(struct node *node)
 {
 	struct keep_cache *cache = &node->table->keep;
-	struct node_kept kept = {0};
-	struct slot *slot;
+	struct node_kept kept = leave(node);
 
-	pthread_mutex_lock(&cache->lock);
-	slot = slot_of(cache, node);
-	if (slot)
-		kept = slot_free(cache, slot);
-	pthread_mutex_unlock(&cache->lock);
 	if (kept.id)
 		cache->close(cache->arg, kept.id);
 }

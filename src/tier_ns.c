@@ -55,13 +55,10 @@ static int hold(int dirfd, const char *name)
 	return fd;
 }
 
-int tier_name_get(struct tier *tier, struct node *parent, int dirfd,
-		  const char *name, bool held, struct tier_name *ret)
+/* Which file it is, without a node. */
+static int look(struct tier *tier, int dirfd, const char *name, bool held,
+		struct tier_name *ret)
 {
-	struct front *front = tier->parts.front;
-	struct spill_ea ea;
-	int err;
-
 	*ret = (struct tier_name){.fd = -1, .at = dirfd, .name = name};
 	if (held) {
 		ret->fd = hold(dirfd, name);
@@ -72,13 +69,23 @@ int tier_name_get(struct tier *tier, struct node *parent, int dirfd,
 		ret->at = ret->fd;
 		ret->name = "";
 	}
-	err = front_handle_at(front, ret->at, ret->name, &ret->handle);
+	return front_handle_at(tier->parts.front, ret->at, ret->name,
+			       &ret->handle);
+}
+
+int tier_name_get(struct tier *tier, struct node *parent, int dirfd,
+		  const char *name, bool held, struct tier_name *ret)
+{
+	struct spill_ea ea;
+	int err;
+
+	err = look(tier, dirfd, name, held, ret);
 	if (err)
 		return err;
 	ret->node = node_find(tier->parts.nodes, &ret->handle);
 	if (ret->node)
 		return 0;
-	if (front_ea_get_at(front, dirfd, name, &ea) == -ENODATA)
+	if (front_ea_get_at(tier->parts.front, dirfd, name, &ea) == -ENODATA)
 		return 0;
 	return node_lookup_locked(parent, dirfd, name, NULL, &ret->node);
 }
@@ -299,11 +306,7 @@ int tier_rmdir(struct tier *tier, struct node *parent, const char *name)
 	if (ret)
 		return ret;
 	node_dir_lock(parent);
-	it.fd = hold(dir.fd, name);
-	ret = it.fd < -1 ? it.fd
-			 : front_handle_at(tier->parts.front,
-					   it.fd < 0 ? dir.fd : it.fd,
-					   it.fd < 0 ? name : "", &it.handle);
+	ret = look(tier, dir.fd, name, true, &it);
 	if (!ret && unlinkat(dir.fd, name, AT_REMOVEDIR) < 0)
 		ret = -errno;
 	if (!ret)

@@ -40,7 +40,7 @@
 
 /* So many files are synced one by one: the first sync commits for all of them,
  * the others cost a flush of the disk each. */
-#define SYNC_EACH   256
+#define SYNC_EACH 256
 
 /* ---- leases ------------------------------------------------------------ */
 
