@@ -261,6 +261,7 @@ static bool round_of(struct catalog *c, struct batch *b)
 	err = c->db.sql && !atomic_exchange(&c->damaged, false)
 		      ? transact(c, b, &more)
 		      : -EBADMSG;
+	catalog_judge_done(c, !err);
 	catalog_batch_end(c, b, !err);
 	if (!err)
 		err = catalog_walk_done(c);
@@ -346,6 +347,7 @@ static struct catalog *catalog_new(const struct catalog_config *config)
 		c->parents[i].fd = -1;
 	pthread_mutex_init(&c->lock, NULL);
 	pthread_mutex_init(&c->judge_lock, NULL);
+	c->soonest = INT64_MAX;
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&c->cond, &attr);

@@ -86,9 +86,9 @@ struct catalog_row {
 	uint64_t size;	      /* logical */
 	uint64_t front_bytes; /* allocated on the front */
 	int64_t access, mtime,
-		ctime; /* ns since the epoch; access: the later of
+		ctime;	   /* ns since the epoch; access: the later of
 				       * the front's atime and the last event */
-	int64_t heat;  /* heat.h */
+	int64_t heat;	   /* heat.h */
 	bool pinned_above; /* for the judge: a directory above is pinned */
 	/* What the judge said. */
 	int64_t due;  /* ns since the epoch; INT64_MAX: never */
@@ -124,12 +124,16 @@ int catalog_outdated(struct front *front);
  * nothing slower. */
 typedef void (*catalog_judge_fn)(void *arg, const char *path,
 				 struct catalog_row *row);
-/* From now on fn judges (NULL: nobody, due and rank stay as they are); when it
- * returns the old one is not called any more. If fingerprint is not that of the
+/* The same thread, once rows that were judged can be read: the soonest due of
+ * them. */
+typedef void (*catalog_judged_fn)(void *arg, int64_t due);
+/* From now on fn judges (NULL: nobody, due and rank stay as they are), and judged
+ * (may be NULL) is told; when it returns the old ones are not called any more. If fingerprint is not that of the
  * last judge (kept in catalog.db), all rows are judged again in the background.
  * half_life_ns is of the heat. Not from the catalog's thread. */
-void catalog_judge(struct catalog *catalog, catalog_judge_fn fn, void *arg,
-		   int64_t half_life_ns, uint64_t fingerprint);
+void catalog_judge(struct catalog *catalog, catalog_judge_fn fn,
+		   catalog_judged_fn judged, void *arg, int64_t half_life_ns,
+		   uint64_t fingerprint);
 /* The row of one file is made anew and judged (it was looked at when due). */
 void catalog_refresh(struct catalog *catalog, const struct front_handle *file);
 

@@ -276,11 +276,13 @@ struct catalog {
 	char *path;
 	size_t path_len, path_cap;
 	bool path_pinned;	  /* it is, or one above */
+	int64_t soonest;	  /* due, of what was judged; INT64_MAX */
 	struct catalog_row *rows; /* room for some */
 
 	/* -- the judge's -- */
 	pthread_mutex_t judge_lock;
 	catalog_judge_fn judge;
+	catalog_judged_fn tell_judged;
 	void *judge_arg;
 	int64_t half_life_ns;
 	uint64_t fingerprint;
@@ -415,6 +417,8 @@ int64_t catalog_judge_touch(struct catalog *c, int64_t heat,
 int catalog_judge_some(struct catalog *c, bool *ret_more);
 /* A new judge? In a transaction. */
 int catalog_judge_check(struct catalog *c);
+/* What was judged in a transaction is committed, or was rolled back. */
+void catalog_judge_done(struct catalog *c, bool committed);
 #define CATALOG_ROWS 256
 
 /* -- catalog_walk.c ---------------------------------------------------------------------- */

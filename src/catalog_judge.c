@@ -10,8 +10,8 @@
  * files below are judged once more; which, is in memory, so after a crash all
  * are.
  *
- * judge_lock is held while the judge is called, so that who replaces it knows
- * that it will not be called any more.
+ * judge_lock is held while the judge is called, or told, so that who replaces it
+ * knows that it will not be called any more.
  */
 #include "catalog_int.h"
 
@@ -23,11 +23,13 @@
 
 #define HALF_LIFE (86400 * NSEC_PER_SEC)
 
-void catalog_judge(struct catalog *c, catalog_judge_fn fn, void *arg,
-		   int64_t half_life_ns, uint64_t fingerprint)
+void catalog_judge(struct catalog *c, catalog_judge_fn fn,
+		   catalog_judged_fn judged, void *arg, int64_t half_life_ns,
+		   uint64_t fingerprint)
 {
 	pthread_mutex_lock(&c->judge_lock);
 	c->judge = fn;
+	c->tell_judged = judged;
 	c->judge_arg = arg;
 	c->half_life_ns = half_life_ns > 0 ? half_life_ns : HALF_LIFE;
 	c->fingerprint = fingerprint;
@@ -133,9 +135,20 @@ int catalog_judge_row(struct catalog *c, struct catalog_row *row)
 		row->pinned_above = c->path_pinned;
 		if (!err)
 			c->judge(c->judge_arg, c->path, row);
+		if (!err)
+			c->soonest = min_t(int64_t, c->soonest, row->due);
 	}
 	pthread_mutex_unlock(&c->judge_lock);
 	return err;
+}
+
+void catalog_judge_done(struct catalog *c, bool committed)
+{
+	pthread_mutex_lock(&c->judge_lock);
+	if (committed && c->tell_judged && c->soonest != INT64_MAX)
+		c->tell_judged(c->judge_arg, c->soonest);
+	c->soonest = INT64_MAX;
+	pthread_mutex_unlock(&c->judge_lock);
 }
 
 /* Temperatures are of a half-life: so that each is now what it was. */

@@ -407,7 +407,7 @@ static int take_setup(struct policy *policy, const struct policy_setup *setup)
 	policy->setup.rules = policy_rules_ref(setup->rules);
 	policy->setup.file = file;
 	pthread_mutex_unlock(&policy->lock);
-	catalog_judge(policy->catalog, policy_judge, judge,
+	catalog_judge(policy->catalog, policy_judge, policy_judged, judge,
 		      policy_rules_half_life(setup->rules),
 		      policy_rules_fingerprint(setup->rules));
 	free(old);
@@ -418,7 +418,7 @@ static int take_setup(struct policy *policy, const struct policy_setup *setup)
 /* Nobody judges any more; the rows stay judged by these rules. */
 static void end_judging(struct policy *policy)
 {
-	catalog_judge(policy->catalog, NULL, NULL,
+	catalog_judge(policy->catalog, NULL, NULL, NULL,
 		      policy_rules_half_life(policy->setup.rules),
 		      policy_rules_fingerprint(policy->setup.rules));
 }

@@ -74,6 +74,7 @@ bool policy_is_hot(const struct policy_rules *rules, double promote,
 		   int64_t heat, int64_t now);
 /* For catalog_judge(). */
 void policy_judge(void *arg, const char *path, struct catalog_row *row);
+void policy_judged(void *arg, int64_t due);
 
 /* -- policy_pick.c: choosing --------------------------------------------------- */
 
@@ -236,8 +237,8 @@ struct policy {
 	pthread_mutex_t run_lock; /* one pass by hand at a time */
 
 	_Atomic(bool) stopping;
-	_Atomic(bool) judged;	   /* rows were, since they were looked at */
-	_Atomic(int64_t) wake_due; /* what is due sooner is to be told */
+	_Atomic(bool) judged;	   /* something is due before wake_due */
+	_Atomic(int64_t) wake_due; /* INT64_MAX: it is being looked for */
 
 	/* A leaf: all that follows. */
 	pthread_mutex_t lock;
@@ -276,11 +277,9 @@ struct policy_turn {
 	uint64_t uncached; /* bytes, in this pass of it */
 	bool may_copy, barred;
 	struct policy_limit may;
-	int64_t due_again;  /* what is due cannot be done before; monotonic */
-	int64_t awake;	    /* the target's disk is, until then; monotonic */
-	int64_t next_due;   /* ns since the epoch */
-	int64_t look_again; /* whether it is sooner; monotonic; 0 */
-	int64_t look_until; /* it is looked again and again */
+	int64_t due_again; /* what is due cannot be done before; monotonic */
+	int64_t awake;	   /* the target's disk is, until then; monotonic */
+	int64_t next_due;  /* ns since the epoch */
 	enum policy_doing doing;
 	char detail[160];
 	int64_t now;  /* monotonic */

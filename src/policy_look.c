@@ -123,9 +123,14 @@ void policy_judge(void *arg, const char *path, struct catalog_row *row)
 		&verdict, now,
 		policy_is_hot(judge->rules, judge->promote, row->heat, now),
 		held, row);
-	if (row->due < atomic_load(&policy->wake_due)) {
-		/* Once, until the thread has looked. */
-		atomic_store(&policy->wake_due, INT64_MIN);
+}
+
+void policy_judged(void *arg, int64_t due)
+{
+	struct policy_judge *judge = arg;
+	struct policy *policy = judge->policy;
+
+	if (due < atomic_load(&policy->wake_due)) {
 		atomic_store(&policy->judged, true);
 		policy_poke(policy);
 	}

@@ -11,9 +11,8 @@
  *    in at 2 GB/s could have reached `high`: after between 1 s (as often as the
  *    tier's clock ticks anyway) and 30 s. Writes by passthrough tell nobody
  *    anything, so only asking helps.
- *  - for what is due: when the catalog says that the next is. A row that is due
- *    sooner wakes it from the judge; one look follows soon after, as the judge is
- *    asked before its row can be read.
+ *  - for what is due: when the catalog says that the next is. Rows that are due
+ *    sooner wake it when they are written.
  *  - when something is done, with what else is done in the next moments.
  * With nothing to do nothing but the statfs() happens: no query, no target.
  *
@@ -350,28 +349,18 @@ static bool gathered(struct policy_turn *t)
 	return false;
 }
 
-/* Looks when the next is due, if that may have changed. The judge tells of what
- * is due before wake_due; its row can be read a moment later. */
+/* Looks when the next is due, if that may have changed. What is written while it
+ * looks has it look once more. */
 static void ask_next(struct policy_turn *t)
 {
 	struct policy *policy = t->policy;
-	bool judged;
 
 	atomic_store(&policy->wake_due, INT64_MAX);
-	judged = atomic_exchange(&policy->judged, false);
-	if (judged || t->next_due <= t->eye.now ||
-	    (t->look_again && t->look_again <= t->now)) {
-		t->look_again = 0;
+	if (atomic_exchange(&policy->judged, false) ||
+	    t->next_due <= t->eye.now) {
 		if (catalog_next_due(t->eye.rows, &t->next_due))
-			t->next_due = INT64_MAX;
+			t->next_due = t->eye.now + LOOK_AGAIN_NS;
 	}
-	/* On a busy machine a transaction may take long to be written. */
-	if (judged)
-		t->look_until = t->now + MINUTE_NS;
-	if (t->now < t->look_until && !t->look_again)
-		t->look_again = t->now + LOOK_AGAIN_NS;
-	if (t->look_again)
-		wake_at(t, t->look_again);
 	atomic_store(&policy->wake_due, t->next_due);
 }
 

@@ -47,10 +47,10 @@ static inline void env_judge_row(void *arg, const char *path,
 
 static inline void env_judge(struct env *env, unsigned int rules)
 {
-	catalog_judge(env->c, NULL, NULL, 0, 0);
+	catalog_judge(env->c, NULL, NULL, NULL, 0, 0);
 	env->rules = rules;
 	if (rules)
-		catalog_judge(env->c, env_judge_row, env, 0, rules);
+		catalog_judge(env->c, env_judge_row, NULL, env, 0, rules);
 }
 
 static inline void env_open(struct env *env)

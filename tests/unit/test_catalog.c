@@ -187,6 +187,10 @@ static void test_again(void **state)
 struct judge {
 	int64_t base;
 	_Atomic(unsigned int) calls;
+	/* Once it is told of what was written. */
+	struct catalog_reader *rows;
+	int64_t told;
+	unsigned int unread;
 };
 
 /* Due by size, rank by the path's length. */
@@ -240,6 +244,41 @@ static void assert_coldest(struct env *env, const char *names)
 	assert_string_equal(found.names, names);
 }
 
+/* What is told can be read. */
+static void was_judged(void *arg, int64_t due)
+{
+	struct judge *judge = arg;
+	int64_t next = INT64_MAX;
+
+	if (catalog_next_due(judge->rows, &next) || next > due)
+		judge->unread++;
+	judge->told = due;
+}
+
+static void test_judged(void **state)
+{
+	struct judge judge = {.base = 1000};
+	struct env *env = *state;
+
+	env_open(env);
+	judge.rows = env->r;
+	put_file(env, "/b", 7);
+	settled(env, false);
+	catalog_judge(env->c, judge_it, was_judged, &judge, NSEC_PER_SEC, 1);
+	judged(env);
+	assert_int_equal(judge.told, 1007);
+	for (int i = 6; i > 0; i--) {
+		char name[8];
+
+		snprintf(name, sizeof(name), "/f%d", i);
+		put_file(env, name, i);
+		judged(env);
+		assert_int_equal(judge.told, 1000 + i);
+	}
+	catalog_judge(env->c, NULL, NULL, NULL, NSEC_PER_SEC, 1);
+	assert_int_equal(judge.unread, 0);
+}
+
 static void test_judge(void **state)
 {
 	struct judge judge = {.base = 1000}, other = {.base = 5000};
@@ -260,7 +299,7 @@ static void test_judge(void **state)
 	assert_true(next == INT64_MAX);
 	assert_coldest(env, "");
 
-	catalog_judge(env->c, judge_it, &judge, NSEC_PER_SEC, 1);
+	catalog_judge(env->c, judge_it, NULL, &judge, NSEC_PER_SEC, 1);
 	judged(env);
 	assert_int_equal(judge.calls, 3);
 	assert_int_equal(catalog_next_due(env->r, &next), 0);
@@ -290,15 +329,15 @@ static void test_judge(void **state)
 	env_close(env);
 	env_open(env);
 	calls = judge.calls;
-	catalog_judge(env->c, judge_it, &judge, NSEC_PER_SEC, 1);
+	catalog_judge(env->c, judge_it, NULL, &judge, NSEC_PER_SEC, 1);
 	judged(env);
 	assert_int_equal(judge.calls, calls);
-	catalog_judge(env->c, judge_it, &other, NSEC_PER_SEC, 2);
+	catalog_judge(env->c, judge_it, NULL, &other, NSEC_PER_SEC, 2);
 	judged(env);
 	assert_int_equal(other.calls, 4);
 	assert_int_equal(catalog_next_due(env->r, &next), 0);
 	assert_int_equal(next, 5005);
-	catalog_judge(env->c, NULL, NULL, NSEC_PER_SEC, 2);
+	catalog_judge(env->c, NULL, NULL, NULL, NSEC_PER_SEC, 2);
 	put_file(env, "/f", 8);
 	judged(env);
 	assert_int_equal(other.calls, 4);
@@ -345,10 +384,15 @@ static void test_find(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_events),	    TEST(test_changed),
-		TEST(test_states),	    TEST(test_links),
-		TEST(test_heat_goes_along), TEST(test_again),
-		TEST(test_judge),	    TEST(test_find),
+		TEST(test_events),
+		TEST(test_changed),
+		TEST(test_states),
+		TEST(test_links),
+		TEST(test_heat_goes_along),
+		TEST(test_again),
+		TEST(test_judge),
+		TEST(test_judged),
+		TEST(test_find),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
