@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "fault.h"
 #include "invariants.h"
 #include "rig.h"
 #include "stress_model.h"
@@ -288,13 +289,59 @@ static void op_rename(unsigned int from, unsigned int to)
 	}
 }
 
+/* ---- what a round is like ------------------------------------------------------ */
+
+/* Much of everything, or more of some. */
+static const unsigned int shares[][OPS] = {
+	/* Per hundred. */
+	{45, 15, 12, 10, 4, 3, 2, 4, 5},
+	{55, 3, 5, 5, 1, 1, 0, 1, 29},
+	{40, 10, 5, 5, 15, 5, 5, 10, 5},
+};
+
+static struct {
+	const unsigned int *share;
+	unsigned int first, slots; /* those that are used */
+} kind;
+
+static unsigned int pick_slot(void)
+{
+	return (kind.first + rnd(kind.slots)) % SLOTS;
+}
+
+/* Some step now and then is held up, with what it has locked: windows that are
+ * small else are open then when everything dies. */
+static void hold_up(const char *name)
+{
+	static _Atomic(uint64_t) next;
+	uint64_t dice = atomic_fetch_add(&next, 1) + m->version;
+
+	(void)name;
+	dice = (dice + 1) * 0x9E3779B97F4A7C15u >> 32;
+	usleep((useconds_t)(dice % 60000));
+	fault_arm("*", 1 + (unsigned int)(dice / 60000 % 40), hold_up);
+}
+
+static void begin_round(unsigned int round)
+{
+	uint64_t dice = (round + 1) * 0x9E3779B97F4A7C15u >> 32;
+
+	kind.share = shares[dice % ARRAY_SIZE(shares)];
+	dice /= ARRAY_SIZE(shares);
+	kind.first = (unsigned int)(dice % SLOTS);
+	dice /= SLOTS;
+	kind.slots = dice % 2 ? SLOTS : 2;
+	if (dice / 2 % 2)
+		hold_up(NULL);
+}
+
 /* ---- threads ------------------------------------------------------------------- */
 
 static void move_some(void)
 {
 	static const enum tier_op ops[] = {TIER_MIGRATE, TIER_RELEASE,
 					   TIER_MIGRATE_RELEASE, TIER_RESTORE};
-	unsigned int slot = rnd(SLOTS), op = rnd(4);
+	unsigned int slot = pick_slot(), op = rnd(4);
 	struct node *node = get_node(slot);
 	char what[320];
 
@@ -369,21 +416,18 @@ static void change_one(enum op op, unsigned int slot)
 
 static void *stress_thread(void *arg)
 {
-	/* Per hundred. */
-	static const unsigned int share[OPS] = {45, 15, 12, 10, 4, 3, 2, 4, 5};
-
 	rng = (uint64_t)(uintptr_t)arg;
 	for (;;) {
-		unsigned int dice = rnd(100), slot = rnd(SLOTS);
+		unsigned int dice = rnd(100), slot = pick_slot();
 		enum op op = 0;
 
-		while (dice >= share[op])
-			dice -= share[op++];
+		while (dice >= kind.share[op])
+			dice -= kind.share[op++];
 		atomic_fetch_add(&m->ops[op], 1);
 		if (op == OP_MOVE) {
 			move_some();
 		} else if (op == OP_RENAME) {
-			rename_some(slot, rnd(SLOTS));
+			rename_some(slot, pick_slot());
 		} else {
 			pthread_mutex_lock(&slot_locks[slot]);
 			change_one(op, slot);
@@ -402,6 +446,7 @@ void stress_run(unsigned int round)
 	rig.config.dirty_entries = 12;
 	tier_retune(rig.tier, &rig.config);
 
+	begin_round(round);
 	atomic_store(&m->cut, false);
 	for (int i = 0; i < SLOTS; i++)
 		pthread_mutex_init(&slot_locks[i], NULL);
