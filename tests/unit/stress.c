@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -13,16 +12,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "fault.h"
 #include "invariants.h"
 #include "rig.h"
 #include "stress_model.h"
+#include "stress_round.h"
 #include "tier_impl.h"
 #include "util.h"
-
-static const char *const op_names[OPS] = {"move",   "write",	"read",
-					  "stat",   "truncate", "chmod",
-					  "unlink", "rename",	"open"};
 
 static pthread_mutex_t slot_locks[SLOTS];
 static _Thread_local uint64_t rng;
@@ -289,50 +284,11 @@ static void op_rename(unsigned int from, unsigned int to)
 	}
 }
 
-/* ---- what a round is like ------------------------------------------------------ */
-
-/* Much of everything, or more of some. */
-static const unsigned int shares[][OPS] = {
-	/* Per hundred. */
-	{45, 15, 12, 10, 4, 3, 2, 4, 5},
-	{55, 3, 5, 5, 1, 1, 0, 1, 29},
-	{40, 10, 5, 5, 15, 5, 5, 10, 5},
-};
-
-static struct {
-	const unsigned int *share;
-	unsigned int first, slots; /* those that are used */
-} kind;
+static struct stress_round kind;
 
 static unsigned int pick_slot(void)
 {
 	return (kind.first + rnd(kind.slots)) % SLOTS;
-}
-
-/* Some step now and then is held up, with what it has locked: windows that are
- * small else are open then when everything dies. */
-static void hold_up(const char *name)
-{
-	static _Atomic(uint64_t) next;
-	uint64_t dice = atomic_fetch_add(&next, 1) + m->version;
-
-	(void)name;
-	dice = (dice + 1) * 0x9E3779B97F4A7C15u >> 32;
-	usleep((useconds_t)(dice % 60000));
-	fault_arm("*", 1 + (unsigned int)(dice / 60000 % 40), hold_up);
-}
-
-static void begin_round(unsigned int round)
-{
-	uint64_t dice = (round + 1) * 0x9E3779B97F4A7C15u >> 32;
-
-	kind.share = shares[dice % ARRAY_SIZE(shares)];
-	dice /= ARRAY_SIZE(shares);
-	kind.first = (unsigned int)(dice % SLOTS);
-	dice /= SLOTS;
-	kind.slots = dice % 2 ? SLOTS : 2;
-	if (dice / 2 % 2)
-		hold_up(NULL);
 }
 
 /* ---- threads ------------------------------------------------------------------- */
@@ -446,7 +402,7 @@ void stress_run(unsigned int round)
 	rig.config.dirty_entries = 12;
 	tier_retune(rig.tier, &rig.config);
 
-	begin_round(round);
+	kind = stress_round(round);
 	atomic_store(&m->cut, false);
 	for (int i = 0; i < SLOTS; i++)
 		pthread_mutex_init(&slot_locks[i], NULL);
@@ -524,9 +480,6 @@ static void verify_content(unsigned int slot, struct content *c,
 		c->now[i] = v;
 	}
 	is_size(c, (unsigned int)(len / PAGE));
-	if (!c->dirty &&
-	    timespec_to_ns(c->st.st_ctim) != timespec_to_ns(st->st_ctim))
-		tell_attribute(name);
 	if (!c->dirty)
 		same_stat(name, &c->st, st);
 	else if (c->st.st_ino && c->st.st_ino != st->st_ino)
@@ -625,20 +578,4 @@ void stress_init(uint64_t seed, bool power)
 	m->power = power;
 	for (int i = 0; i < SLOTS; i++)
 		slot_certain(&m->slots[i]);
-}
-
-unsigned int stress_ops(void)
-{
-	unsigned int sum = 0;
-
-	for (int i = 0; i < OPS; i++)
-		sum += m->ops[i];
-	return sum;
-}
-
-void stress_report(void)
-{
-	for (int i = 0; i < OPS; i++)
-		print_message("%s %u%s", op_names[i], m->ops[i],
-			      i + 1 < OPS ? ", " : "\n");
 }

@@ -10,6 +10,7 @@
 
 #include "check.h"
 #include "rig.h"
+#include "stress.h"
 #include "util.h"
 
 struct model *m;
@@ -131,6 +132,20 @@ void slot_certain(struct slot *s)
 	s->n = 1;
 }
 
+static void tell_attribute(const char *name)
+{
+	struct spill_ea ea = {0};
+	struct stat st = {0};
+	int err = front_ea_get_at(rig.front, rig.front->root_fd, name, &ea);
+
+	fstatat(rig.front->root_fd, name, &st, AT_SYMLINK_NOFOLLOW);
+	print_error("%s: attribute: %d, %s, flags %x, ctime %jd; the inode's: "
+		    "ctime %jd, mtime %jd\n",
+		    name, err, spill_state_name(ea.state), ea.flags,
+		    (intmax_t)ea.ctime, (intmax_t)timespec_to_ns(st.st_ctim),
+		    (intmax_t)timespec_to_ns(st.st_mtim));
+}
+
 void same_stat(const char *name, const struct stat *a, const struct stat *b)
 {
 	int64_t mtime = timespec_to_ns(b->st_mtim) - timespec_to_ns(a->st_mtim);
@@ -146,19 +161,28 @@ void same_stat(const char *name, const struct stat *a, const struct stat *b)
 		    (intmax_t)a->st_size, (intmax_t)b->st_size, a->st_mode,
 		    b->st_mode, (uintmax_t)a->st_nlink, (uintmax_t)b->st_nlink,
 		    (intmax_t)mtime, (intmax_t)ctime);
+	tell_attribute(name);
 	abort();
 }
 
-void tell_attribute(const char *name)
-{
-	struct spill_ea ea = {0};
-	struct stat st = {0};
-	int err = front_ea_get_at(rig.front, rig.front->root_fd, name, &ea);
+/* ---- for people ---------------------------------------------------------------- */
 
-	fstatat(rig.front->root_fd, name, &st, AT_SYMLINK_NOFOLLOW);
-	print_error("%s: attribute: %d, %s, flags %x, ctime %jd; the inode's: "
-		    "ctime %jd, mtime %jd\n",
-		    name, err, spill_state_name(ea.state), ea.flags,
-		    (intmax_t)ea.ctime, (intmax_t)timespec_to_ns(st.st_ctim),
-		    (intmax_t)timespec_to_ns(st.st_mtim));
+static const char *const op_names[OPS] = {"move",   "write",	"read",
+					  "stat",   "truncate", "chmod",
+					  "unlink", "rename",	"open"};
+
+unsigned int stress_ops(void)
+{
+	unsigned int sum = 0;
+
+	for (int i = 0; i < OPS; i++)
+		sum += m->ops[i];
+	return sum;
+}
+
+void stress_report(void)
+{
+	for (int i = 0; i < OPS; i++)
+		print_message("%s %u%s", op_names[i], m->ops[i],
+			      i + 1 < OPS ? ", " : "\n");
 }

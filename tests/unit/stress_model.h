@@ -75,8 +75,6 @@ void is_size(struct content *c, unsigned int size);
 /* Of a name: what it may lead to, 0 for nothing. */
 void may_be_content(struct slot *s, unsigned int id);
 void slot_certain(struct slot *s);
-/* Says what a difference may come from. */
-void tell_attribute(const char *name);
 /* Aborts, and says how they differ. */
 void same_stat(const char *name, const struct stat *a, const struct stat *b);
 
