@@ -90,7 +90,7 @@ static bool has_room(struct control_cmd *cmd)
 	/* Holes need no room, but who has room for them need not look. */
 	cmd->need = (uint64_t)(counts.bytes[SPILL_RELEASED] +
 			       counts.bytes[SPILL_DIRTY]);
-	if (cmd->need <= spare)
+	if (tier_is_counted(control->tier) && cmd->need <= spare)
 		return true;
 	cmd->need = 0;
 	walk(cmd, CONTROL_MEASURE);

@@ -54,9 +54,9 @@ static int read_root(struct policy *policy, struct tier_counts *ret)
 bool policy_recount(struct policy *policy)
 {
 	struct tier_counts right;
-	struct tier_quiet then;
+	struct tier_census then;
 
-	if (!knows_all(policy->catalog) || !tier_quiet(policy->tier, &then) ||
+	if (!knows_all(policy->catalog) || !tier_census(policy->tier, &then) ||
 	    catalog_settle(policy->catalog, false, SETTLE_NS) ||
 	    !knows_all(policy->catalog) || read_root(policy, &right))
 		return false;

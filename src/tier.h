@@ -406,20 +406,24 @@ struct tier_counts {
 	int64_t bytes[SPILL_STATES]; /* logical */
 };
 void tier_counts(struct tier *tier, struct tier_counts *ret);
+/* False: the front has files that were never counted, only what changed is. */
+bool tier_is_counted(struct tier *tier);
 /* Around what makes a file: from before it is on the front until it is told. */
 void tier_counting_begin(struct tier *tier);
 void tier_counting_end(struct tier *tier);
 
-/* What is counted at a moment in which nothing that counts is under way. */
-struct tier_quiet {
+/* What is counted at a moment. */
+struct tier_census {
 	struct tier_counts counts;
 	uint64_t begun;
+	bool quiet; /* nothing that counts is under way */
 };
-/* Is that now? It waits for nobody. */
-bool tier_quiet(struct tier *tier, struct tier_quiet *ret);
-/* right is what was to be counted then. False: something has begun since, and
- * nothing is changed. */
-bool tier_recount(struct tier *tier, const struct tier_quiet *then,
+/* False: it would be of no use now. It waits for nobody. */
+bool tier_census(struct tier *tier, struct tier_census *ret);
+/* right is what was to be counted then. False: something was under way, or has
+ * begun since, and nothing is changed; or, if nothing was ever counted, the
+ * counters are right but for that. */
+bool tier_recount(struct tier *tier, const struct tier_census *then,
 		  const struct tier_counts *right);
 
 /* Restores that nobody asked for, and those that were not begun for that. */

@@ -2,9 +2,10 @@
 /*
  * Adopting: the first count of what is on the front already.
  *
- * Counters are kept as states change. They need a beginning: when a front is
- * mounted for the first time, or its journal was lost, one walk in the
- * background counts files and their states. It is idle work and nothing waits
+ * Counters are kept as states change. They need a beginning when a front is
+ * mounted for the first time, or its journal was lost. The catalog's walk sees all
+ * files then, too, and knows their states in the end (tier_count.c). Without a
+ * catalog one walk in the background counts them. It is idle work and nothing waits
  * for it but moves that nobody waits for at a file, so that none changes the
  * state of a file before it is counted. A file that is made or removed meanwhile
  * counts through its event; the walk leaves out what is younger than its start,
@@ -132,6 +133,23 @@ static void read_dir(struct adopt *a, int fd)
 	closedir(dir);
 }
 
+bool tier_is_counted(struct tier *tier)
+{
+	return !atomic_load(&tier->uncounted);
+}
+
+void tier_counted(struct tier *tier)
+{
+	char yes = 1;
+
+	atomic_store(&tier->counts_dirty, true);
+	if (!atomic_exchange(&tier->uncounted, false))
+		return;
+	/* With them, and not before. */
+	tier_save_counts(tier);
+	journal_put(tier->parts.journal, ADOPTED_KEY, &yes, sizeof(yes));
+}
+
 static void adopted(struct tier *tier)
 {
 	pthread_mutex_lock(&tier->adopt_lock);
@@ -152,7 +170,6 @@ static void adopt_run(struct mover_job *job)
 {
 	struct adopt *a = container_of(job, struct adopt, job);
 	struct tier *tier = a->tier;
-	char yes = 1;
 	int fd;
 
 	push_dir(a, tier->parts.front->root_fd, "");
@@ -175,8 +192,7 @@ static void adopt_run(struct mover_job *job)
 		atomic_fetch_add(&tier->files[i], a->counts.files[i]);
 		atomic_fetch_add(&tier->bytes[i], a->counts.bytes[i]);
 	}
-	journal_put(tier->parts.journal, ADOPTED_KEY, &yes, sizeof(yes));
-	atomic_store(&tier->counts_dirty, true);
+	tier_counted(tier);
 	adopted(tier);
 }
 
@@ -201,6 +217,9 @@ int tier_adopt(struct tier *tier)
 		atomic_store(&tier->files[i], 0);
 		atomic_store(&tier->bytes[i], 0);
 	}
+	atomic_store(&tier->uncounted, true);
+	if (tier->parts.catalog)
+		return 0;
 	a = calloc(1, sizeof(*a));
 	if (!a)
 		return -ENOMEM;

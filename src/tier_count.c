@@ -4,6 +4,7 @@
  *
  * A crash leaves them a little behind. So they are corrected once a mount from
  * the catalog, when it knows all files (policy_count.c), while everything runs.
+ * That is also how a front with files that were never counted is counted.
  * A file, its row and its part of the counters do not change in one step; so
  * whoever changes what is counted says when it begins, before it changes the
  * front, and when it ends, after it counted and told the catalog: what makes,
@@ -18,13 +19,15 @@
  * read are of the same files. The difference is added, not stored: what begins
  * from now on counts by adding, too, so it matters not when. With one that always
  * has a file open for writing it waits, at worst for the next mount, at which
- * nothing runs yet. Rejected: a lock around all that counts, which one that
+ * nothing runs yet; but what was never counted is counted all the same, right but
+ * for what is under way. Rejected: a lock around all that counts, which one that
  * waits for the front's disk would hold against all others; and looking twice
  * whether both agree, which one that hangs in between makes agree.
  */
 #include <errno.h>
 
 #include "tier_impl.h"
+#include "util.h"
 
 #define COUNTS_KEY "counts"
 
@@ -60,11 +63,24 @@ void tier_count_resize(struct tier *tier, enum spill_state state, int64_t delta)
 	atomic_store(&tier->counts_dirty, true);
 }
 
+static struct tier_counts counts_of(struct tier *tier)
+{
+	struct tier_counts ret;
+
+	for (int i = 0; i < SPILL_STATES; i++) {
+		ret.files[i] = atomic_load(&tier->files[i]);
+		ret.bytes[i] = atomic_load(&tier->bytes[i]);
+	}
+	return ret;
+}
+
+/* Of what was never counted some may have gone. */
 void tier_counts(struct tier *tier, struct tier_counts *ret)
 {
+	*ret = counts_of(tier);
 	for (int i = 0; i < SPILL_STATES; i++) {
-		ret->files[i] = atomic_load(&tier->files[i]);
-		ret->bytes[i] = atomic_load(&tier->bytes[i]);
+		ret->files[i] = max_t(int64_t, ret->files[i], 0);
+		ret->bytes[i] = max_t(int64_t, ret->bytes[i], 0);
 	}
 }
 
@@ -91,21 +107,23 @@ static bool is_settled(struct tier *tier)
 	return ret;
 }
 
-bool tier_quiet(struct tier *tier, struct tier_quiet *ret)
+bool tier_census(struct tier *tier, struct tier_census *ret)
 {
 	uint64_t ended = atomic_load(&tier->counting_ended);
 
 	ret->begun = atomic_load(&tier->counting_begun);
-	if (ret->begun != ended || !is_settled(tier))
-		return false;
-	tier_counts(tier, &ret->counts);
-	return true;
+	ret->quiet = ret->begun == ended && is_settled(tier);
+	ret->counts = counts_of(tier);
+	return ret->quiet || !tier_is_counted(tier);
 }
 
-bool tier_recount(struct tier *tier, const struct tier_quiet *then,
+bool tier_recount(struct tier *tier, const struct tier_census *then,
 		  const struct tier_counts *right)
 {
-	if (atomic_load(&tier->counting_begun) != then->begun)
+	bool exact = then->quiet &&
+		     atomic_load(&tier->counting_begun) == then->begun;
+
+	if (!exact && tier_is_counted(tier))
 		return false;
 	for (int i = 0; i < SPILL_STATES; i++) {
 		atomic_fetch_add(&tier->files[i],
@@ -113,8 +131,8 @@ bool tier_recount(struct tier *tier, const struct tier_quiet *then,
 		atomic_fetch_add(&tier->bytes[i],
 				 right->bytes[i] - then->counts.bytes[i]);
 	}
-	atomic_store(&tier->counts_dirty, true);
-	return true;
+	tier_counted(tier);
+	return exact;
 }
 
 int tier_load_counts(struct tier *tier)
@@ -143,6 +161,6 @@ void tier_save_counts(struct tier *tier)
 
 	if (!atomic_exchange(&tier->counts_dirty, false))
 		return;
-	tier_counts(tier, &counts);
+	counts = counts_of(tier);
 	journal_put(tier->parts.journal, COUNTS_KEY, &counts, sizeof(counts));
 }

@@ -79,7 +79,8 @@ struct tier {
 	/* A leaf. */
 	pthread_mutex_t adopt_lock;
 	pthread_cond_t adopt_cond;
-	bool adopting;
+	bool adopting;		 /* a walk counts */
+	_Atomic(bool) uncounted; /* but for changes */
 
 	/* A leaf (tier_recall.c). */
 	pthread_mutex_t recall_lock;
@@ -530,8 +531,11 @@ void tier_log_failure(struct tier *tier, uint8_t target, const char *what,
 
 /* -- tier_adopt.c ------------------------------------------------------- */
 
-/* Counts what is on a front that was never counted, in the background. */
+/* Counts what is on a front that was never counted, in the background. With a
+ * catalog that is tier_recount()'s. */
 int tier_adopt(struct tier *tier);
+/* It is, for good. */
+void tier_counted(struct tier *tier);
 /* Waits for that, so that it counts no file twice. Workers alone. */
 void tier_adopt_wait(struct tier *tier);
 

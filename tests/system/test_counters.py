@@ -6,6 +6,7 @@ import os
 import threading
 import time
 
+import pytest
 from files import put
 from rig import wait_for
 
@@ -65,3 +66,25 @@ def test_counters_after_a_crash(one):
     before = truly(one)
     one.remount("policy=manual", "restore_below=0")
     wait_for(lambda: one.mount_status()["states"] == before, 20)
+
+
+@pytest.mark.parametrize("options", [(), ("catalog=off",)])
+def test_what_was_there_before(one, options):
+    """A first mount counts it, though a file is open for writing the whole time,
+    and moves do not have to wait for that."""
+    for i in range(100):
+        (one.front / f"d{i % 3}").mkdir(exist_ok=True)
+        put(one.front / f"d{i % 3}" / f"f{i}", 5000 + i, i)
+    os.link(one.front / "d0" / "f0", one.front / "link")
+    one.mount(*options)
+    with open(one.mnt / "d1" / "f1", "ab") as f:
+        one.release(one.mnt / "d2")
+        (one.mnt / "d0" / "f3").unlink()
+        wait_for(lambda: one.mount_status()["states"] == truly(one), 20)
+        f.write(b"x")
+    (one.mnt / "d0" / "f6").unlink()
+    wait_for(lambda: one.mount_status()["states"] == truly(one), 20)
+    before = truly(one)
+    one.umount()
+    one.mount(*options)
+    assert one.mount_status()["states"] == before
