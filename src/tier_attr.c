@@ -196,6 +196,14 @@ void tier_ctime_begin(struct tier *tier, struct node *node)
 	}
 }
 
+void tier_ctime_keep(struct tier_file *file, const struct stat *st)
+{
+	struct spill_ea ea = file->ea;
+
+	if (tier_shown_ctime(file, st) == timespec_to_ns(st->st_ctim))
+		tier_ea_set(file, &ea, true);
+}
+
 void tier_ctime_end(struct node *node)
 {
 	struct spill_ea ea;

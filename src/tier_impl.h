@@ -249,6 +249,10 @@ int tier_stat_node(struct node *node, struct stat *ret);
  * is shown from now on. */
 void tier_ctime_begin(struct tier *tier, struct node *node);
 void tier_ctime_end(struct node *node);
+/* Before the inode's changes without anything happening to the file: the EA has
+ * what is shown. If that cannot be set, a crash may change what is shown. st: the
+ * inode's. node->lock held. */
+void tier_ctime_keep(struct tier_file *file, const struct stat *st);
 /* Has the inode with these attributes been written to later than time, a ctime
  * that was kept? */
 bool tier_written_since(int64_t time, const struct stat *st);

@@ -5,7 +5,8 @@
  * A rename over a file that leaves something to delete must stay atomic for
  * others, so the victim gets its second name in orphans first. A crash between
  * leaves an entry whose file has two names: recovery removes the entry, nothing
- * else happened.
+ * else happened. But both change the inode's ctime, so where that is the one that
+ * is shown, the EA says it first.
  *
  * Mostly there is no victim, which one look finds out.
  */
@@ -51,6 +52,8 @@ static int rename_over(struct rename *r)
 		return leaves;
 	if (tier_outlives(victim, last))
 		tier_ctime_begin(r->tier, victim);
+	else if (leaves)
+		tier_ctime_keep(file, &st);
 	tier_orphan_name(st.st_ino, orphan);
 	if (leaves && linkat(r->newfd, r->newname, orphans, orphan, 0) < 0) {
 		if (!is_no_room(-errno))

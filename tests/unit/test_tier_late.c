@@ -307,6 +307,33 @@ static void test_ctime(void **state)
 	dies_and_is_whole(child_ctime, "ctime");
 }
 
+/* A rename over a file gives that a second name first, which changes the ctime of
+ * its inode: here while it has a log that is not settled. */
+static void child_renames_over(const void *arg, unsigned int nth)
+{
+	struct node *node = a_file();
+
+	(void)arg;
+	(void)nth;
+	new_file("b", 100);
+	assert_int_equal(ask(node, TIER_MIGRATE), TIER_DONE);
+	assert_int_equal(ask(node, TIER_RELEASE), TIER_DONE);
+	may_be("a")->patched = true;
+	patch(node);
+	assert_int_equal(state_of(node), SPILL_DIRTY);
+	is_now("a");
+	usleep(20000); /* a tick of the front's clock */
+	assert_int_equal(fault_arm("rename-linked", 1, note_and_die), 0);
+	tier_rename(rig.tier, node_root(rig.nodes), "b", node_root(rig.nodes),
+		    "a", 0);
+}
+
+static void test_renames_over(void **state)
+{
+	(void)state;
+	dies_and_is_whole(child_renames_over, "rename over");
+}
+
 /* The EA is set for other reasons while the file is open for writing. */
 static void child_pinned(const void *arg, unsigned int nth)
 {
@@ -349,6 +376,7 @@ int main(void)
 		cmocka_unit_test(test_not_applied),
 		cmocka_unit_test(test_ctime),
 		cmocka_unit_test(test_pinned),
+		cmocka_unit_test(test_renames_over),
 	};
 
 	crash_init();
