@@ -93,7 +93,8 @@ static int count(struct catalog *c, int64_t known)
 static int load(struct catalog *c)
 {
 	struct catalog_dir root;
-	int64_t clean = 0, gen = 0, dirs = 0;
+	int64_t clean = 0, gen = 0, dirs = 0, filling = 0;
+	int64_t place = catalog_fill_place(c->front);
 	int err;
 
 	err = catalog_db_do(&c->db, CQ_BEGIN);
@@ -103,7 +104,13 @@ static int load(struct catalog *c)
 		err = catalog_db_meta(&c->db, "gen", &gen);
 	if (!err && clean)
 		err = catalog_db_meta(&c->db, "dirs", &dirs);
+	if (!err)
+		err = catalog_db_meta(&c->db, "filling", &filling);
+	if (!err && filling && filling != place)
+		return -EBADMSG;
 	/* The schema is all there is. */
+	if (!err && !gen && (filling = place))
+		err = catalog_db_set_meta(&c->db, "filling", filling);
 	if (!err && !gen)
 		err = insert_root(c);
 	if (!err)
@@ -128,7 +135,10 @@ static int load(struct catalog *c)
 	if (!err)
 		err = count(c, dirs);
 	if (!err)
-		err = catalog_db_exec(&c->db, "PRAGMA synchronous = NORMAL");
+		err = filling ? catalog_fill_begin(c)
+			      : catalog_db_exec(&c->db,
+						"PRAGMA synchronous = NORMAL");
+	c->filling = filling;
 	c->gen = (uint64_t)gen;
 	return err;
 }
@@ -148,9 +158,11 @@ static int open_database(struct catalog *c, char **ret_why)
 	catalog_db_close(&c->db);
 	if (ret_why && !*ret_why)
 		fail_why(ret_why, err,
-			 CATALOG_NAME ": damaged, or another front's; it is "
-				      "made anew, which takes a walk over the "
-				      "front and loses the temperatures");
+			 CATALOG_NAME ": damaged, another front's, or of a "
+				      "first walk that a power cut may have "
+				      "ended; it is made anew, which takes a "
+				      "walk over the front and loses the "
+				      "temperatures");
 	err = catalog_schema_remove(c->front);
 	if (!err)
 		err = catalog_schema_open(c->front, &c->db, &created, NULL);
@@ -274,6 +286,8 @@ static bool round_of(struct catalog *c, struct batch *b)
 			rebuild(c);
 	}
 	publish(c, err);
+	if (!err && c->filling && !c->busy)
+		c->filling = catalog_fill_end(c) != 0;
 	return more && !err;
 }
 
@@ -415,7 +429,10 @@ void catalog_close(struct catalog *c)
 	stop(c);
 	/* With what could not be written, the next one has to look. */
 	if (c->db.sql && !c->err && !atomic_load(&c->queue.marked)) {
-		err = catalog_db_exec(&c->db, "PRAGMA synchronous = FULL");
+		err = c->filling ? catalog_fill_end(c) : 0;
+		if (!err)
+			err = catalog_db_exec(&c->db,
+					      "PRAGMA synchronous = FULL");
 		if (!err)
 			err = catalog_db_do(&c->db, CQ_BEGIN);
 		if (!err && c->judge_all)

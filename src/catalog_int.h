@@ -125,6 +125,16 @@ int catalog_schema_open(struct front *front, struct catalog_db *ret,
 			bool *ret_created, char **ret_why);
 int catalog_schema_remove(struct front *front);
 
+/* -- catalog_fill.c: a database that is made anew ----------------------------- */
+
+/* Where and when, so that no power cut was between two that are equal; 0: it
+ * cannot be known. */
+int64_t catalog_fill_place(struct front *front);
+/* From here on nothing is synced; "filling" says so already, and is durable. */
+int catalog_fill_begin(struct catalog *c);
+/* All is synced, and will be. -errno: it is filling still. */
+int catalog_fill_end(struct catalog *c);
+
 /* -- catalog_look.c: what the front says --------------------------------------- */
 
 struct catalog_seen {
@@ -277,6 +287,7 @@ struct catalog {
 	size_t path_len, path_cap;
 	bool path_pinned;	  /* it is, or one above */
 	int64_t soonest;	  /* due, of what was judged; INT64_MAX */
+	bool filling;		  /* catalog_fill.c */
 	struct catalog_row *rows; /* room for some */
 
 	/* -- the judge's -- */

@@ -9,12 +9,13 @@
  *   dirs   gen: the walk that listed it last
  *   hist   of each directory's subtree, by bucket (catalog_hist.c)
  *   meta   clean: closed as it should be, and dirs: how many there were then;
- *          gen; fingerprint and judged, of the judge
+ *          gen; fingerprint and judged, of the judge; filling (catalog_fill.c)
  *
  * Losing the last transactions does no harm (the walk after an unclean end
  * finds what they said), damage would: so WAL with synchronous=NORMAL, which is
  * a sync per checkpoint. Only clean = 0 must be durable before anything else
- * is done, and clean = 1 after all else.
+ * is done, and clean = 1 after all else. A database that is made anew is not
+ * synced at all until the first walk is through: catalog_fill.c.
  *
  * It is a cache: what cannot be read, or is another version's, or another
  * front's, is removed and made anew. Checking every page takes as long as

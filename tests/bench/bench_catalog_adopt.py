@@ -4,10 +4,11 @@
 of it, in terms of `find -ls` over the same tree, and what memory that takes.
 
 Adopting is from the daemon's start to when the walk is through and all rows are
-judged, with no catalog.db, by policy=auto. In turns with find; cold: caches
-dropped before each. Both sides' CPU seconds are in the report: on a machine that
-does other things too they say more than the clock. Memory is what the daemon
-has when it is done, and at most, more than with an empty front."""
+judged, with neither catalog.db nor journal.db, by policy=auto. In turns with
+find; cold: caches dropped before each. Both sides' CPU seconds are in the
+report: on a machine that does other things too they say more than the clock.
+Memory is what the daemon has when it is done, and at most, more than with an
+empty front."""
 
 import os
 import re
@@ -75,8 +76,9 @@ def memory(pid):
 
 def adopt(tier, files, options):
     """(seconds, CPU seconds, memory now, at most)."""
-    for path in (tier.front / ".tierfs").glob("catalog.db*"):
-        path.unlink()
+    for name in ("catalog.db", "journal.db"):
+        for path in (tier.front / ".tierfs").glob(name + "*"):
+            path.unlink()
     start = time.monotonic()
     tier.mount(*options)
     while True:

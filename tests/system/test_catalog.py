@@ -575,3 +575,27 @@ def test_reading_is_access(tier):
     os.utime(tier.mnt / "f", (1e9, 1e9))
     wait_for(lambda: {r["access"] for r in tier.do("find", tier.mnt)} == {1e9},
              20)
+
+
+@pytest.mark.parametrize("turn", range(3))
+def test_a_power_cut_in_the_first_walk(own, turn):
+    """Nothing of it was synced: it begins anew, whatever the disk has of it."""
+    for i in range(4000):
+        path = own.front / f"d{i % 40}" / f"f{i}"
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    own.disk.settle()
+    own.mount("walk_rate=2000")
+    wait_for(lambda: catalog(own)["files"] > 500 + turn * 1000)
+    if turn:  # some pages get to the disk
+        os.sync()
+        time.sleep(0.3)
+    own.disk.power_cut()
+    own.kill()
+    own.disk.umount()
+    own.disk.mount()
+    own.mount()
+    walked(own)
+    assert catalog(own)["files"] == 4000
+    follows(own)
+    wait_for(lambda: own.mount_status()["states"]["none"]["files"] == 4000)

@@ -164,6 +164,86 @@ static void test_restart(void **state)
 	assert_catalog_true(env);
 }
 
+static int64_t meta(struct env *env, const char *key, const int64_t *set)
+{
+	struct catalog_db db;
+	int64_t ret = -1;
+
+	assert_int_equal(catalog_db_open(env->front->meta_fd,
+					 SQLITE_OPEN_READWRITE, &db),
+			 0);
+	assert_int_equal(catalog_db_meta(&db, key, &ret), 0);
+	if (set)
+		assert_int_equal(catalog_db_set_meta(&db, key, *set), 0);
+	catalog_db_close(&db);
+	return ret;
+}
+
+/* Opens it, and abandons it in the middle of the walk. Files that were known at
+ * first. */
+static uint64_t die_walking(struct env *env, char **why)
+{
+	struct catalog_config config = {
+		.front = env->front, .walk = true, .walk_rate = 400};
+	struct catalog_stats stats, first;
+
+	assert_int_equal(catalog_open(&config, &env->c, why), 0);
+	catalog_stats(env->c, &first);
+	for (int i = 0; i < 1000; i++) {
+		catalog_stats(env->c, &stats);
+		if (stats.files > first.files)
+			break;
+		usleep(10000);
+	}
+	assert_true(stats.files > first.files && stats.walking);
+	catalog_abandon(env->c);
+	env->c = NULL;
+	return first.files;
+}
+
+/* A first walk syncs nothing, until it is through. What a power cut may have come
+ * to meanwhile is not believed. */
+static void test_filling(void **state)
+{
+	int64_t elsewhere = 4711;
+	struct env *env = *state;
+	char *why = NULL;
+
+	if (!catalog_fill_place(env->front))
+		skip(); /* the kernel does not tell mounts apart */
+	make_tree(env, "/a", 50, 60);
+	assert_int_equal(die_walking(env, &why), 0);
+	assert_int_equal(meta(env, "filling", NULL),
+			 catalog_fill_place(env->front));
+	/* Here no power was cut. */
+	assert_true(die_walking(env, &why) > 0);
+	assert_null(why);
+	meta(env, "filling", &elsewhere);
+	assert_int_equal(die_walking(env, &why), 0);
+	assert_non_null(why);
+	assert_non_null(strstr(why, "power cut"));
+	free(why);
+
+	env_open(env);
+	settled(env, true);
+	assert_catalog_true(env);
+	env_close(env);
+	assert_int_equal(meta(env, "filling", &elsewhere), 0);
+
+	/* A clean end in the middle is as good. */
+	why = NULL;
+	assert_int_equal(die_walking(env, &why), 0);
+	free(why);
+	env->walk_rate = 400;
+	env_open(env);
+	env_close(env);
+	assert_int_equal(meta(env, "filling", NULL), 0);
+	env->walk_rate = 0;
+	env_open(env);
+	settled(env, true);
+	assert_catalog_true(env);
+}
+
 /* Nothing that was dropped is forgotten. */
 static void test_dropped(void **state)
 {
@@ -338,7 +418,7 @@ int main(void)
 		WALK_TEST(test_unclean), WALK_TEST(test_restart),
 		WALK_TEST(test_dropped), WALK_TEST(test_dropped_everywhere),
 		WALK_TEST(test_damaged), WALK_TEST(test_damaged_in_use),
-		WALK_TEST(test_full),
+		WALK_TEST(test_full),	 WALK_TEST(test_filling),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
