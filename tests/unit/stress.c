@@ -425,25 +425,28 @@ void stress_cut(void)
 /* ---- verifying ------------------------------------------------------------------ */
 
 /* Which content that is: the pages say it. Without any it is one that may be
- * without, of that number: a new file can have that of one that was unlinked. */
+ * without, of that size and number: a new file can have that of one that was
+ * unlinked. */
 static unsigned int find_content(struct slot *s, const uint8_t *buf,
 				 int64_t len, uint64_t ino)
 {
-	for (unsigned int i = s->n; i-- > 0;) {
-		unsigned int id = s->may[i], found = 0;
+	unsigned int found = 0, like = 0;
 
-		if (!id)
+	for (int64_t off = 0; off < len && !found; off += PAGE)
+		memcpy(&found, buf + off + 4, sizeof(found));
+	for (unsigned int i = s->n; i-- > 0;) {
+		unsigned int id = s->may[i];
+		const struct content *c = &m->contents[id];
+
+		if (id && found == id)
+			return id;
+		if (!id || found || (c->st.st_ino != ino && c->st.st_ino))
 			continue;
-		for (int64_t off = 0; off < len && !found; off += PAGE)
-			memcpy(&found, buf + off + 4, sizeof(found));
-		if (found == id)
+		if (may_be_zeros(c, (unsigned int)(len / PAGE)))
 			return id;
-		/* Empty, or zeros. */
-		if (!found && (m->contents[id].st.st_ino == ino ||
-			       !m->contents[id].st.st_ino))
-			return id;
+		like = id;
 	}
-	return 0;
+	return like;
 }
 
 static const char *state_name(unsigned int slot)

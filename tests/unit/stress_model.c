@@ -110,6 +110,15 @@ void may_be_size(struct content *c, unsigned int size)
 		c->zero[i] = true;
 }
 
+bool may_be_zeros(const struct content *c, unsigned int size)
+{
+	bool ret = c->size_lo <= size && size <= c->size_hi;
+
+	for (unsigned int i = 0; ret && i < size; i++)
+		ret = !c->lo[i] || c->zero[i];
+	return ret;
+}
+
 void is_size(struct content *c, unsigned int size)
 {
 	c->size = size;

@@ -70,6 +70,8 @@ void certain(struct content *c);
 void may_be_page(struct content *c, unsigned int index, uint32_t version);
 void may_be_zero(struct content *c, unsigned int index);
 void may_be_size(struct content *c, unsigned int size);
+/* Can all of it be zeros, of that size? */
+bool may_be_zeros(const struct content *c, unsigned int size);
 /* That is so. */
 void is_size(struct content *c, unsigned int size);
 /* Of a name: what it may lead to, 0 for nothing. */
