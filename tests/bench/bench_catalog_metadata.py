@@ -67,7 +67,7 @@ class Side:
 
 
 def main():
-    args = arguments(__doc__, runs=15, files=20000)
+    args = arguments(__doc__, runs=15, files=4000)
     with rig() as r:
         on = Side(r.tier("ext4"), args.files, "policy=auto")
         off = Side(r.tier("ext4"), args.files, "policy=manual", "catalog=off")
