@@ -145,6 +145,7 @@ static void node_free(struct node *node)
 	if (key->apart)
 		free(apart_of(key));
 	node_name_free(node);
+	node_hide_free(node);
 	free(node);
 }
 

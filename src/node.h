@@ -49,6 +49,8 @@ struct node_key {
 	uint8_t bytes[]; /* len of them: with type, a front_handle */
 };
 
+struct node_hidden;
+
 /*
  * A mount knows millions of them, so its size counts: one of ext4 with a name
  * of up to 28 characters takes 176 bytes of malloc's, and then up to 16 in the
@@ -69,10 +71,16 @@ struct node {
 	_Atomic(struct node_key *) key;
 	struct node *parent; /* a reference; NULL for the root and unlinked */
 	struct tier_file *file; /* NULL for a closed file at rest */
-	pid_t reader;		/* who read in place last, */
-	uint32_t reader_at;	/* and when: ms; 0: nobody yet */
-	uint16_t reads;		/* opens that read in place and that count */
-	uint16_t reads_at;	/* since when: 2^16 ms */
+	union {
+		struct {
+			pid_t reader;	    /* who read in place last, */
+			uint32_t reader_at; /* and when: ms; 0: nobody yet */
+		};
+		/* Of a directory, node_hide.c; under lock, but set once. */
+		_Atomic(struct node_hidden *) hidden;
+	};
+	uint16_t reads;	   /* opens that read in place and that count */
+	uint16_t reads_at; /* since when: 2^16 ms */
 
 	_Atomic(int) pinned_fd;	   /* node_pin(); -1: none */
 	_Atomic(uint32_t) refs;	   /* holders of the pointer */
@@ -200,6 +208,19 @@ bool node_keep(struct node *node, const struct node_kept *kept);
 int node_keep_take(struct node *node, uid_t uid, gid_t gid);
 /* Nobody may have the file open, or it goes: gives it back, if there is one. */
 void node_keep_drop(struct node *node);
+
+/*
+ * Around what changes a directory's ctime on the front without anything having
+ * happened to it: it goes on showing the one that it showed. mtime is put back in
+ * between. The directory lock held. Without memory, or if it cannot be looked at,
+ * the change shows.
+ */
+void node_hide_begin(struct node *dir);
+void node_hide_end(struct node *dir);
+/* Is it to be looked at by node_hide_stat()? Asked after a stat, if there is one
+ * already, which is of no use then. */
+bool node_hides(const struct node *dir);
+int node_hide_stat(struct node *dir, struct stat *ret);
 
 /* Walks an absolute path below the mount's root ("/" is the root) without
  * following symlinks, with the calling thread's credentials. -ENOENT,

@@ -66,6 +66,9 @@ void node_set_name(struct node *node, struct node *parent, const char *name);
 size_t node_name_room(size_t len);
 void node_name_free(struct node *node);
 
+/* Of a node that goes. */
+void node_hide_free(struct node *dir);
+
 /* node_lookup() with the directory's descriptor given. */
 int node_lookup_at(struct node *parent, int dirfd, const char *name,
 		   struct stat *ret_stat, struct node **ret);

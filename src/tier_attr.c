@@ -160,6 +160,8 @@ int tier_getattr(struct tier *tier, struct node *node, struct stat *ret,
 			return -errno;
 		if (!is_special(node)) {
 			*ret_volatile = false;
+			if (node_hides(node))
+				return node_hide_stat(node, ret);
 			*ret = st;
 			return 0;
 		}
@@ -177,7 +179,7 @@ int tier_adjust(struct tier *tier, struct node *node, struct stat *st,
 	if (is_special(node))
 		return getattr_special(tier, node, st, ret_volatile);
 	*ret_volatile = false;
-	return 0;
+	return node_hides(node) ? node_hide_stat(node, st) : 0;
 }
 
 void tier_ctime_begin(struct tier *tier, struct node *node)

@@ -253,9 +253,11 @@ static int try_swap(struct restore *r)
 	if (!parent)
 		return -EAGAIN;
 	node_dir_lock(parent);
+	node_hide_begin(parent);
 	pthread_mutex_lock(&r->node->lock);
 	ret = swap_locked(r, parent);
 	pthread_mutex_unlock(&r->node->lock);
+	node_hide_end(parent);
 	node_dir_unlock(parent);
 	node_unref(parent);
 	return ret;

@@ -10,6 +10,7 @@ import socket
 import stat
 import struct
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -282,6 +283,46 @@ def test_every_kind_of_file(both):
         unchanged("a second restore")
     finally:
         unflag(top)
+
+
+def test_directories_through_restores(both):
+    """A directory's times stay while files in it are restored, and tar, which
+    looks whether they do, has nothing to say; what its users do shows."""
+    top = both.mnt / "tree"
+    top.mkdir()
+    for i in range(60):
+        put(top / f"f{i:02}", 20000 + i, i)
+
+    def times():
+        return run("stat", "--cached=never", "-c", "%y %z", top).stdout
+
+    before = times()
+    for _ in range(2):
+        both.release(top)
+        both.do("restore", "-r", top)
+        assert times() == before
+    over = threading.Event()
+
+    def moving():
+        while not over.is_set():
+            both.ctl("release", "-r", top)
+            both.ctl("restore", "-r", top)
+
+    mover = threading.Thread(target=moving)
+    mover.start()
+    try:
+        for _ in range(40):
+            pipe("tar", "-C", top, "--atime-preserve=system", "-cf", "-", ".")
+            assert times() == before
+    finally:
+        over.set()
+        mover.join()
+    (top / "new").touch()
+    assert times() > before
+    now = times()
+    both.do("migrate", "-r", "--release", top)
+    both.do("restore", "-r", top)
+    assert times() == now
 
 
 def test_looking_costs_no_io(both):
