@@ -38,7 +38,10 @@ void tier_kept_after_sync(struct tier *tier, uint64_t intent, uint64_t oid)
 		struct tier_unsynced *grown =
 			reallocarray(tier->unsynced, cap, sizeof(*grown));
 
-		/* Forgotten, the intent is found done by the next recovery. */
+		/* Forgotten, the intent is found done by the next recovery. But
+		 * a swap would not know of it: stopping loses nothing. */
+		if (!grown && oid)
+			abort();
 		if (!grown)
 			goto out;
 		tier->unsynced = grown;
