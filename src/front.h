@@ -39,7 +39,7 @@ struct front {
 	int given_fd; /* the directory as it was given */
 	int mount_fd; /* of a mount of our own, or -1 */
 	int root_fd;  /* O_RDONLY|O_DIRECTORY: in that mount, if there is one */
-	int meta_fd; /* .tierfs */
+	int meta_fd;  /* .tierfs */
 	int staging_fd;
 	int inodes_fd;
 	int orphans_fd;

@@ -401,7 +401,7 @@ void tier_migrate_run(struct mover_job *job, struct tier_move **moves, size_t n,
 			undo(moves[i]);
 		else
 			tier_kept_after_sync(tier, moves[i]->intent,
-						moves[i]->oid);
+					     moves[i]->oid);
 	}
 	fault_point("migrate-committed");
 	/* On failure the intents stay: nothing relies on the EAs before. */

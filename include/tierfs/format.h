@@ -108,7 +108,7 @@
 #define TIERFS_EA_F_WRITING 0x02 /* open for writing: the copies are suspect */
 #define TIERFS_EA_F_CTIME   0x04 /* the ctime field is shown */
 #define TIERFS_EA_F_INO	    0x08 /* the ino field is shown */
-#define TIERFS_EA_F_LOGGING 0x10 /* DIRTY: size and blocks are those of the log */
+#define TIERFS_EA_F_LOGGING 0x10 /* DIRTY: the log knows size and blocks */
 #define TIERFS_EA_F_DAMAGED 0x20 /* the object is not what was migrated */
 
 #define TIERFS_EA_ORIGIN_TRUSTED "trusted.tierfs.origin"

@@ -44,13 +44,13 @@ static void the_file_anew(void **state)
 		"[rule a]\nkeep = yes\n",
 		"tierfs -o config=@/conf,migrate_age=3d,noatime -o noexec "
 		"@/front @/mnt");
-	struct config *to = reloaded(
-		cfg, cfg,
-		"[tierfs]\nname = n\nlow = 50\nnosuid = on\nro = on\n"
-		"spill = @/hdd\nspill = b=@/hdd2\nmigrate_age = 9d\n"
-		"[rule b]\npath = /b\ntarget = b\n"
-		"[recall r]\nuser = root\naction = refuse\n"
-		"[rule c]\nkeep = yes\n");
+	struct config *to =
+		reloaded(cfg, cfg,
+			 "[tierfs]\nname = n\nlow = 50\nnosuid = on\nro = on\n"
+			 "spill = @/hdd\nspill = b=@/hdd2\nmigrate_age = 9d\n"
+			 "[rule b]\npath = /b\ntarget = b\n"
+			 "[recall r]\nuser = root\naction = refuse\n"
+			 "[rule c]\nkeep = yes\n");
 
 	assert_true(to->low == 50 && to->high == 90);
 	assert_true(to->migrate_age_ns == 3 * 86400ULL * NSEC_PER_SEC);
