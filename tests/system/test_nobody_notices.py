@@ -12,6 +12,7 @@ import struct
 import subprocess
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -285,14 +286,28 @@ def test_every_kind_of_file(both):
         unflag(top)
 
 
+@contextmanager
+def opened(path):
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
 def test_directories_through_restores(both):
-    """A directory's times stay while files in it are restored, and tar, which
-    looks whether they do, has nothing to say; what its users do shows."""
+    """The times of a directory that is open stay while files in it are restored,
+    and tar, which looks whether they do, has nothing to say; what its users do
+    shows."""
     top = both.mnt / "tree"
     top.mkdir()
     for i in range(60):
         put(top / f"f{i:02}", 20000 + i, i)
+    with opened(top):
+        through_restores(both, top)
 
+
+def through_restores(both, top):
     def times():
         return run("stat", "--cached=never", "-c", "%y %z", top).stdout
 
