@@ -128,9 +128,10 @@ typedef void (*catalog_judge_fn)(void *arg, const char *path,
  * them. */
 typedef void (*catalog_judged_fn)(void *arg, int64_t due);
 /* From now on fn judges (NULL: nobody, due and rank stay as they are), and judged
- * (may be NULL) is told; when it returns the old ones are not called any more. If fingerprint is not that of the
- * last judge (kept in catalog.db), all rows are judged again in the background.
- * half_life_ns is of the heat. Not from the catalog's thread. */
+ * (may be NULL) is told; when it returns the old ones are not called any more. If
+ * fingerprint is not that of the last judge (kept in catalog.db), all rows are
+ * judged again in the background. half_life_ns is of the heat. Not from the
+ * catalog's thread. */
 void catalog_judge(struct catalog *catalog, catalog_judge_fn fn,
 		   catalog_judged_fn judged, void *arg, int64_t half_life_ns,
 		   uint64_t fingerprint);

@@ -187,6 +187,8 @@ void node_fd_put(struct node_fd *fd);
 
 /* A descriptor of its own with flags (never creates): fd or -errno. */
 int node_open(struct node *node, int flags);
+/* The front's own attributes. */
+int node_stat(struct node *node, struct stat *ret);
 
 /*
  * What is kept of a closed file for its next open: a backing id, of a file that

@@ -291,3 +291,14 @@ int node_open(struct node *node, int flags)
 			  (flags & ~O_NOFOLLOW) | O_CLOEXEC);
 	return fd < 0 ? -errno : fd;
 }
+
+int node_stat(struct node *node, struct stat *ret)
+{
+	_cleanup_node_fd_ struct node_fd fd = NODE_FD_NONE;
+	int err;
+
+	err = node_fd_get(node, &fd);
+	if (err)
+		return err;
+	return fstatat(fd.fd, "", ret, AT_EMPTY_PATH) < 0 ? -errno : 0;
+}

@@ -14,11 +14,8 @@
  * middle: it is taken again with the directory's lock, for which a swap is one
  * step.
  */
-#include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 
-#include "cleanup.h"
 #include "node_impl.h"
 #include "util.h"
 
@@ -27,17 +24,6 @@ struct node_hidden {
 	int64_t real;  /* the ctime for which shown is shown */
 	int64_t shown; /* ctime */
 };
-
-static int stat_locked(struct node *dir, struct stat *ret)
-{
-	_cleanup_node_fd_ struct node_fd fd = NODE_FD_NONE;
-	int err;
-
-	err = node_fd_get(dir, &fd);
-	if (err)
-		return err;
-	return fstatat(fd.fd, "", ret, AT_EMPTY_PATH) < 0 ? -errno : 0;
-}
 
 bool node_hides(const struct node *dir)
 {
@@ -50,7 +36,7 @@ int node_hide_stat(struct node *dir, struct stat *ret)
 	int err;
 
 	node_dir_lock(dir);
-	err = stat_locked(dir, ret);
+	err = node_stat(dir, ret);
 	if (!err && h->real == timespec_to_ns(ret->st_ctim))
 		ret->st_ctim = timespec_from_ns(h->shown);
 	node_dir_unlock(dir);
@@ -64,7 +50,7 @@ void node_hide_begin(struct node *dir)
 
 	if (!h)
 		h = calloc(1, sizeof(*h));
-	if (!h || stat_locked(dir, &st))
+	if (!h || node_stat(dir, &st))
 		goto out;
 	if (h->real != timespec_to_ns(st.st_ctim))
 		h->real = h->shown = timespec_to_ns(st.st_ctim);
@@ -77,7 +63,7 @@ void node_hide_end(struct node *dir)
 	struct node_hidden *h = atomic_load(&dir->hidden);
 	struct stat st;
 
-	if (h && !stat_locked(dir, &st))
+	if (h && !node_stat(dir, &st))
 		h->real = timespec_to_ns(st.st_ctim);
 }
 

@@ -188,17 +188,6 @@ enum spill_state tier_file_state(const struct tier_file *file)
 	return ea->flags & TIERFS_EA_F_WRITING ? SPILL_NONE : ea->state;
 }
 
-int tier_stat_node(struct node *node, struct stat *ret)
-{
-	_cleanup_node_fd_ struct node_fd fd = NODE_FD_NONE;
-	int err;
-
-	err = node_fd_get(node, &fd);
-	if (err)
-		return err;
-	return fstatat(fd.fd, "", ret, AT_EMPTY_PATH) < 0 ? -errno : 0;
-}
-
 /* The inode's ctime is another from here on, while its copy stays suspect. */
 static void rebase(struct tier_file *file, int fd, int64_t ctime)
 {

@@ -149,15 +149,12 @@ int tier_getattr(struct tier *tier, struct node *node, struct stat *ret,
 	if (!ret_volatile)
 		ret_volatile = &dummy;
 	if (!is_special(node)) {
-		_cleanup_node_fd_ struct node_fd fd = NODE_FD_NONE;
 		struct stat st;
 		int err;
 
-		err = node_fd_get(node, &fd);
+		err = node_stat(node, &st);
 		if (err)
 			return err;
-		if (fstatat(fd.fd, "", &st, AT_EMPTY_PATH) < 0)
-			return -errno;
 		if (!is_special(node)) {
 			*ret_volatile = false;
 			if (node_hides(node))

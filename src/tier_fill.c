@@ -30,7 +30,7 @@ static int set_filling(struct restore *r)
 	else if (ea.state == SPILL_DIRTY || file->nwrite)
 		ret = -EBUSY; /* there is a log, or there will be one */
 	else
-		ret = tier_stat_node(r->node, &st);
+		ret = node_stat(r->node, &st);
 	if (!ret)
 		ret = tier_ea_set(file, &ea, true);
 	if (!ret) {
@@ -92,7 +92,7 @@ int restore_in_place(struct restore *r)
 	/* Again: what a swap that was not to be had journalled is another. */
 	tier_done_after_sync(r->tier, r->move->intent);
 	r->swap = false;
-	ret = tier_stat_node(r->node, &r->st);
+	ret = node_stat(r->node, &r->st);
 	if (ret)
 		return ret;
 	intent = restore_intent(r, INTENT_RESTORE);

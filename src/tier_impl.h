@@ -243,8 +243,6 @@ void tier_node_unlock(struct node *node);
 void tier_park(struct tier_file *file, struct tier_wait *wait);
 void tier_wake(struct tier_file *file, int err);
 
-/* The front's own attributes. */
-int tier_stat_node(struct node *node, struct stat *ret);
 /* Around what changes a regular file's ctime, with node->lock held: the inode's
  * is shown from now on. */
 void tier_ctime_begin(struct tier *tier, struct node *node);

@@ -391,7 +391,7 @@ static int answer_now(struct tier_file *file, enum tier_op op,
 		*ret_result = TIER_REFUSED;
 		*ret_reason = file->nwrite ? "in use: open for writing"
 					   : "not migrated";
-		if (!tier_stat_node(node, &st) && st.st_size == 0)
+		if (!node_stat(node, &st) && st.st_size == 0)
 			*ret_result = TIER_ALREADY;
 		return 1;
 	}
@@ -510,7 +510,7 @@ static void submit_one(struct batch *b, struct batch *released,
 	if (b->op == TIER_MIGRATE_RELEASE && file->ea.state == SPILL_MIGRATED)
 		b = released;
 	size = tier_stub_size(file);
-	if (file->ea.state == SPILL_NONE && !tier_stat_node(req->node, &st))
+	if (file->ea.state == SPILL_NONE && !node_stat(req->node, &st))
 		size = (uint64_t)st.st_size;
 	if (b->prio == MOVER_IDLE && b->op == TIER_RESTORE && !req->asked) {
 		own = tier_restore_cost(file);

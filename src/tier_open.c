@@ -197,7 +197,7 @@ static int mark_writing(struct tier_file *file)
 	if (ret)
 		return ret;
 	fault_point("write-marked");
-	ret = tier_stat_node(file->node, &st);
+	ret = node_stat(file->node, &st);
 	if (ret)
 		return ret;
 	file->base_mtime = timespec_to_ns(st.st_mtim);
@@ -216,7 +216,7 @@ static bool may_log(struct tier_file *file)
 		return true;
 	return file->ea.size >=
 		       atomic_load(&file->tier->tunables.restore_below) &&
-	       !tier_stat_node(file->node, &st) && st.st_nlink == 1;
+	       !node_stat(file->node, &st) && st.st_nlink == 1;
 }
 
 static int open_write(struct tier_file *file, bool truncate,
@@ -320,7 +320,7 @@ int tier_open(struct tier *tier, struct node *node, int flags,
 		ret = write ? open_write(file, flags & O_TRUNC, wait)
 			    : open_read(file, wait->who);
 	if (!ret && write && file->nwrite == 0)
-		ret = tier_stat_node(node, &st);
+		ret = node_stat(node, &st);
 	if (!ret) {
 		use_begin(file, flags, st.st_size, wait->who);
 	} else if (ret == -EINPROGRESS) {
@@ -361,7 +361,7 @@ static int stat_file(struct tier_file *file, struct stat *ret)
 {
 	if (file->src && file->src->fd_read >= 0)
 		return fstat(file->src->fd_read, ret) < 0 ? -errno : 0;
-	return tier_stat_node(file->node, ret);
+	return node_stat(file->node, ret);
 }
 
 /* The last writer left: what it did is counted, and judged. */
@@ -449,7 +449,7 @@ static int was_changed(struct tier_file *file)
 	_cleanup_close_ int fd = -1;
 	struct stat st;
 
-	if (tier_stat_node(file->node, &st) || differs(file, &st))
+	if (node_stat(file->node, &st) || differs(file, &st))
 		return 1;
 	fd = tier_lease(file->node, F_RDLCK);
 	if (fd < 0)

@@ -326,7 +326,7 @@ static int begin(struct restore *r)
 	ret = look(r);
 	pthread_mutex_unlock(&r->node->lock);
 	if (!ret)
-		ret = tier_stat_node(r->node, &r->st);
+		ret = node_stat(r->node, &r->st);
 	if (ret)
 		return ret;
 	r->swap = r->swap && r->st.st_nlink == 1;

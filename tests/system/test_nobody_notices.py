@@ -12,7 +12,6 @@ import struct
 import subprocess
 import threading
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -286,15 +285,6 @@ def test_every_kind_of_file(both):
         unflag(top)
 
 
-@contextmanager
-def opened(path):
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
 def test_directories_through_restores(both):
     """The times of a directory that is open stay while files in it are restored,
     and tar, which looks whether they do, has nothing to say; what its users do
@@ -303,7 +293,7 @@ def test_directories_through_restores(both):
     top.mkdir()
     for i in range(60):
         put(top / f"f{i:02}", 20000 + i, i)
-    with opened(top):
+    with os.scandir(top):
         through_restores(both, top)
 
 

@@ -98,12 +98,16 @@ static void child_verify(const void *arg, unsigned int nth)
 	verify();
 }
 
-static void dies_and_is_whole(void (*child)(const void *arg, unsigned int nth),
-			      const char *what)
+typedef void child_fn(const void *arg, unsigned int nth);
+
+/* next, if there is one, dies after it, on what that left. */
+static void die_and_are_whole(child_fn *child, child_fn *next, const char *what)
 {
 	crash_forget();
 	rig_make(test_prefix());
 	assert_true(in_child(child, NULL, 0, what));
+	if (next)
+		assert_true(in_child(next, NULL, 0, what));
 	in_child(child_verify, NULL, 0, what);
 	assert_int_equal(rig_remove(), 0);
 }
@@ -111,7 +115,7 @@ static void dies_and_is_whole(void (*child)(const void *arg, unsigned int nth),
 static void test_late(void **state)
 {
 	(void)state;
-	dies_and_is_whole(child_run, "late");
+	die_and_are_whole(child_run, NULL, "late");
 }
 
 /* Too late to be interrupted; but this client does not try again either. */
@@ -157,7 +161,7 @@ static void child_interrupted(const void *arg, unsigned int nth)
 static void test_never_came(void **state)
 {
 	(void)state;
-	dies_and_is_whole(child_interrupted, "never came");
+	die_and_are_whole(child_interrupted, NULL, "never came");
 }
 
 static void release_unchanged(void)
@@ -204,22 +208,12 @@ static void child_restores(const void *arg, unsigned int nth)
 	restore_and_die();
 }
 
-static void restored_by_next(void (*child)(const void *arg, unsigned int nth),
-			     const char *what)
-{
-	crash_forget();
-	rig_make(test_prefix());
-	assert_true(in_child(child, NULL, 0, what));
-	assert_true(in_child(child_restores, NULL, 0, what));
-	in_child(child_verify, NULL, 0, what);
-	assert_int_equal(rig_remove(), 0);
-}
-
 static void test_unchanged(void **state)
 {
 	(void)state;
-	dies_and_is_whole(child_unchanged, "unchanged");
-	restored_by_next(child_dies_released, "unchanged, next");
+	die_and_are_whole(child_unchanged, NULL, "unchanged");
+	die_and_are_whole(child_dies_released, child_restores,
+			  "unchanged, next");
 }
 
 static struct node *applied;
@@ -262,8 +256,9 @@ static void child_dies_applying(const void *arg, unsigned int nth)
 static void test_not_applied(void **state)
 {
 	(void)state;
-	dies_and_is_whole(child_cancelled, "cancelled");
-	restored_by_next(child_dies_applying, "applying, next");
+	die_and_are_whole(child_cancelled, NULL, "cancelled");
+	die_and_are_whole(child_dies_applying, child_restores,
+			  "applying, next");
 }
 
 static struct node *suspect_file(void)
@@ -304,7 +299,7 @@ static void child_ctime(const void *arg, unsigned int nth)
 static void test_ctime(void **state)
 {
 	(void)state;
-	dies_and_is_whole(child_ctime, "ctime");
+	die_and_are_whole(child_ctime, NULL, "ctime");
 }
 
 /* A rename over a file gives that a second name first, which changes the ctime of
@@ -331,7 +326,7 @@ static void child_renames_over(const void *arg, unsigned int nth)
 static void test_renames_over(void **state)
 {
 	(void)state;
-	dies_and_is_whole(child_renames_over, "rename over");
+	die_and_are_whole(child_renames_over, NULL, "rename over");
 }
 
 /* The EA is set for other reasons while the file is open for writing. */
