@@ -35,6 +35,7 @@ struct fs {
 	_Atomic(int) passthrough; /* enum fs_pt */
 	bool session_pt; /* what it was at first: written before requests */
 	bool no_opendir; /* the kernel can do without: as above */
+	bool no_selinux; /* the kernel is without: never changes */
 
 	pthread_mutex_t lock; /* a leaf but for tier_wait_cancel() */
 	pthread_cond_t idle;
@@ -121,6 +122,9 @@ void fs_become_root(void);
  * it libfuse does not pass on), and a new owner that of a file which its group may
  * not execute. (fs_meta.c) */
 int fs_drop_sgid(fuse_req_t req, int fd, bool acl);
+
+/* Does the kernel have SELinux, for all that we know? (fs_xattr.c) */
+bool fs_selinux_known(void);
 
 /* ---- who asks for data (fs_who.c) ----------------------------------------- */
 

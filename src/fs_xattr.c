@@ -5,6 +5,13 @@
  *
  * The daemon's own attributes are not there for clients, except for the
  * virtual one that names the state.
+ *
+ * A value is asked for each time: the kernel caches ACLs alone. "ls -l" asks for
+ * each file's security.selinux, whether there is SELinux or not, and this was
+ * all that a warm one cost, 38 us a file for 6 of the bare front. It stops
+ * asking about a file system that says EOPNOTSUPP. So where the kernel has no
+ * SELinux, a file without the label is told of in that way; one that has it
+ * shows it.
  */
 
 #include "fs_impl.h"
@@ -12,6 +19,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -19,6 +27,7 @@
 
 #define TRUSTED	   "trusted."
 #define ACL_ACCESS "system.posix_acl_access"
+#define SELINUX	   "security.selinux"
 
 static bool starts(const char *name, const char *prefix)
 {
@@ -60,12 +69,26 @@ static void get_state(fuse_req_t req, struct node *node, size_t size)
 	reply_value(req, name, strlen(name), size);
 }
 
+bool fs_selinux_known(void)
+{
+	FILE *in = fopen("/proc/filesystems", "re");
+	bool found = false;
+	char line[80];
+
+	if (!in)
+		return true;
+	while (!found && fgets(line, sizeof(line), in))
+		found = strstr(line, "\tselinuxfs\n");
+	fclose(in);
+	return found;
+}
+
 void fs_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 {
 	struct node *node = fs_node(req, ino);
 	_cleanup_node_fd_ struct node_fd nfd = NODE_FD_NONE;
 	_cleanup_free_ char *buf = NULL;
-	int err;
+	ssize_t len;
 
 	if (!strcmp(name, TIERFS_EA_STATE)) {
 		get_state(req, node, size);
@@ -76,9 +99,12 @@ void fs_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 		return;
 	}
 	buf = size ? malloc(size) : NULL;
-	err = size && !buf ? -ENOMEM : node_fd_get(node, &nfd);
-	reply_value(req, buf, err ? err : getxattr_fd(nfd.fd, name, buf, size),
-		    size);
+	len = size && !buf ? -ENOMEM : node_fd_get(node, &nfd);
+	if (!len)
+		len = getxattr_fd(nfd.fd, name, buf, size);
+	if (len == -ENODATA && fs_of(req)->no_selinux && !strcmp(name, SELINUX))
+		len = -EOPNOTSUPP;
+	reply_value(req, buf, len, size);
 }
 
 /* Takes out of list what the client must not see: the new length. */

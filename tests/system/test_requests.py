@@ -2,9 +2,11 @@
 """How many requests operations cost, and that what saves one is not seen."""
 
 import ctypes
+import errno
 import mmap
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,7 @@ from files import libc, put
 from fuse_requests import requests
 
 FILES, DIRS = 200, 20
+LABEL = "security.selinux"
 SHOWN = "st_size", "st_mtime_ns", "st_ctime_ns", "st_blocks", "st_mode"
 
 
@@ -71,6 +74,35 @@ def test_walking(counted):
     assert counts["OPENDIR"] <= 1 and not counts["RELEASEDIR"], counts
     count(walk)
     assert sum(count(walk).values()) <= 5
+
+
+@pytest.mark.skipif("selinuxfs" in Path("/proc/filesystems").read_text(),
+                    reason="there are labels")
+def test_long_lists(counted):
+    tier, count = counted
+    for i in range(FILES):
+        put(tier.mnt / f"f{i}", 10)
+
+    def long_list():
+        listed = subprocess.run(["ls", "-l", tier.mnt], check=True,
+                                capture_output=True)
+        assert len(listed.stdout.splitlines()) == FILES + 1
+
+    count(long_list)  # the ACLs, which the kernel remembers
+    assert sum(count(long_list).values()) <= 5
+
+    # A label that is there is shown, and then there is none again.
+    path = tier.mnt / "f0"
+    os.setxattr(path, LABEL, b"system_u:object_r:tmp_t:s0")
+    assert os.getxattr(path, LABEL) == b"system_u:object_r:tmp_t:s0"
+    assert LABEL in os.listxattr(path)
+    os.removexattr(path, LABEL)
+    for name, error in ((LABEL, errno.EOPNOTSUPP),
+                        ("security.other", errno.ENODATA)):
+        with pytest.raises(OSError) as caught:
+            os.getxattr(path, name)
+        assert caught.value.errno == error
+        assert name not in os.listxattr(path)
 
 
 @pytest.mark.parametrize("change", [
