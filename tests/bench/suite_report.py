@@ -31,6 +31,11 @@ TARGETS = (
     (r"git status warm$", 2.4, 4.0),
 )
 
+# The row that tells what a request costs by itself: a GETATTR.
+REQUEST = "a request"
+# Nobody waits for the answer.
+UNAWAITED = "RELEASE", "RELEASEDIR", "FORGET", "BATCH_FORGET"
+
 
 def is_data(row):
     return re.match(r"(rand)?(read|write) ", row) is not None
@@ -163,6 +168,33 @@ def table(fs, results, systems):
              if bare else "failed",
              *(cell(result, s) for s in others), counted(result)]) + " |")
     return "\n".join(lines)
+
+
+def floors(results):
+    """Of what was missed, what the requests alone take: [a line of text]."""
+    lines = []
+    alone = {}
+    for r in results:
+        if r["row"] == REQUEST:
+            alone[r["clients"]] = {
+                system: statistics.median(v)
+                for system, v in r["values"].items() if v}
+    for r in results:
+        for system, said in r["systems"].items():
+            cost = alone.get(r["clients"], {}).get(system)
+            counts = r["requests"].get(system)
+            if (is_data(r["row"]) or said.get("reached", True) or not cost
+                    or not counts):
+                continue
+            bare = statistics.median(v for v in r["values"]["bare"] if v)
+            waits = sum(n for kind, n in counts.items()
+                        if kind not in UNAWAITED)
+            lines.append(
+                f"- {title(r)}, {system}: {said['ratio']:.2f} for "
+                f"{said['target']:.2f}; {waits:.2f} requests that are waited "
+                f"for, of {cost * 1e6:.1f} us, and the bare front's "
+                f"{bare * 1e6:.1f} us are {(waits * cost + bare) / bare:.2f}")
+    return lines
 
 
 def plot(path, everything, systems):

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from bench import drop_caches
 from rig import build_dir, run
+from suite_report import REQUEST
 
 METAOPS_MS = 40
 SOURCES, SOURCE_DIRS = 4000, 250
@@ -79,8 +80,8 @@ class Work:
 
 class Ops(Work):
     name = "ops"
-    rows = ("create", "stat warm", "stat absent", "open+close", "rename",
-            "unlink", "create+write 4k", "open+read+close")
+    rows = ("create", "stat warm", "stat absent", REQUEST, "open+close",
+            "rename", "unlink", "create+write 4k", "open+read+close")
 
     def run(self, system, clients, step):
         top, files = self.fresh(system, clients), self.args.ops
@@ -93,6 +94,7 @@ class Ops(Work):
         do("create", "create")
         do("stat warm", "stat", warm=True)
         do("stat absent", "absent", warm=True)
+        do(REQUEST, "getattr", warm=True)
         do("open+close", "open", warm=True)
         do("rename", "rename")
         metaops("back", top, files, clients)
