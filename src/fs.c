@@ -391,6 +391,11 @@ static void *ready_thread(void *arg)
 	return NULL;
 }
 
+/*
+ * By /dev/fuse a request costs 21 us, two wake-ups of a CPU. Threads that poll
+ * for the next one instead of sleeping make it 20: the client's remains. With one
+ * thread it is 60: with some, one is often still about when the next comes.
+ */
 static int loop(struct fs *fs)
 {
 	struct fuse_loop_config *config = fuse_loop_cfg_create();
