@@ -64,8 +64,7 @@ int catalog_fill_end(struct catalog *c)
 	/* All of it: SQLite would not sync what it takes for synced. */
 	err = sync_fs(c->front->root_fd);
 	if (!err)
-		err = catalog_db_exec(&c->db,
-				      "PRAGMA wal_autocheckpoint = 4096;"
+		err = catalog_db_exec(&c->db, CATALOG_CHECKPOINT
 				      "PRAGMA synchronous = FULL");
 	if (!err)
 		err = catalog_db_set_meta(&c->db, "filling", 0);

@@ -127,6 +127,9 @@ int catalog_schema_remove(struct front *front);
 
 /* -- catalog_fill.c: a database that is made anew ----------------------------- */
 
+/* Pages of the log; while it is filled more. */
+#define CATALOG_CHECKPOINT "PRAGMA wal_autocheckpoint = 4096;"
+
 /* Where and when, so that no power cut was between two that are equal; 0: it
  * cannot be known. */
 int64_t catalog_fill_place(struct front *front);

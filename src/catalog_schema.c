@@ -230,13 +230,14 @@ static int open_once(struct front *front, struct catalog_db *ret,
 			      SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, &db);
 	if (err)
 		return err;
-	err = catalog_db_exec(&db, "PRAGMA synchronous = FULL;"
-				   "PRAGMA temp_store = MEMORY;"
-				   "PRAGMA secure_delete = OFF;"
-				   "PRAGMA trusted_schema = OFF;"
-				   "PRAGMA cache_size = -16384;"
-				   "PRAGMA journal_size_limit = 67108864;"
-				   "PRAGMA wal_autocheckpoint = 4096;");
+	err = catalog_db_exec(
+		&db,
+		"PRAGMA synchronous = FULL;"
+		"PRAGMA temp_store = MEMORY;"
+		"PRAGMA secure_delete = OFF;"
+		"PRAGMA trusted_schema = OFF;"
+		"PRAGMA cache_size = -16384;"
+		"PRAGMA journal_size_limit = 67108864;" CATALOG_CHECKPOINT);
 	if (!err)
 		err = recognise(&db, ret_created, &old);
 	if (!err && *ret_created)
