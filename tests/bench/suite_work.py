@@ -42,7 +42,8 @@ def at_once(ops, *argvs):
         running = [subprocess.Popen(  # pylint: disable=R1732
             [str(a) for a in argv], stdout=subprocess.DEVNULL, stderr=said)
             for argv in argvs]
-        bad = [p.args[0] for p in running if p.wait(600)]
+        # Not wait(600): it looks each 50 ms.
+        bad = [p.args[0] for p in running if p.wait()]
         took = time.monotonic() - start
         if bad:
             said.seek(0)
