@@ -41,7 +41,7 @@ static void take_turn(struct job *job)
 static void job_run(struct mover_job *mjob)
 {
 	struct job *job = container_of(mjob, struct job, job);
-	unsigned int lane = mjob->lane;
+	unsigned int lane = mjob->lane, at;
 
 	began[lane]++;
 	if (turns)
@@ -49,9 +49,10 @@ static void job_run(struct mover_job *mjob)
 	else if (job->gate)
 		while (sem_wait(job->gate) < 0)
 			;
-	if (lane && ran[lane] < ARRAY_SIZE(orders[0]))
-		orders[lane - 1][ran[lane]] = mjob->order;
-	ran[lane]++;
+	/* Others of the lane may be here at the same time. */
+	at = ran[lane]++;
+	if (lane && at < ARRAY_SIZE(orders[0]))
+		orders[lane - 1][at] = mjob->order;
 }
 
 static void job_free(struct mover_job *mjob)
