@@ -173,15 +173,13 @@ def table(fs, results, systems):
 def floors(results):
     """Of what was missed, what the requests alone take: [a line of text]."""
     lines = []
-    alone = {}
-    for r in results:
-        if r["row"] == REQUEST:
-            alone[r["clients"]] = {
-                system: statistics.median(v)
-                for system, v in r["values"].items() if v}
+    # Of one client, as are all that has a target.
+    alone = {system: statistics.median(v) for r in results
+             if r["row"] == REQUEST and r["clients"] == 1
+             for system, v in r["values"].items() if v}
     for r in results:
         for system, said in r["systems"].items():
-            cost = alone.get(r["clients"], {}).get(system)
+            cost = alone.get(system)
             counts = r["requests"].get(system)
             if (is_data(r["row"]) or said.get("reached", True) or not cost
                     or not counts):
