@@ -4,11 +4,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/ioprio.h>
+#include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -240,19 +243,68 @@ void thread_idle_io(bool idle)
 		class << IOPRIO_CLASS_SHIFT);
 }
 
+void thread_usual_io(void)
+{
+	/* As the kernel does without one (task_nice_ioprio()). */
+	int level = (getpriority(PRIO_PROCESS, 0) + 20) / 5;
+
+	if (syscall(SYS_ioprio_get, IOPRIO_WHO_PROCESS, 0) >>
+		    IOPRIO_CLASS_SHIFT ==
+	    IOPRIO_CLASS_NONE)
+		syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0,
+			IOPRIO_CLASS_BE << IOPRIO_CLASS_SHIFT | level);
+}
+
+void thread_usual_policy(pid_t tid)
+{
+	const struct sched_param param = {0};
+
+	sched_setscheduler(tid, sched_getscheduler(getpid()), &param);
+}
+
+void thread_unbind(pid_t tid)
+{
+	cpu_set_t cpus;
+
+	if (sched_getaffinity(getpid(), sizeof(cpus), &cpus) == 0)
+		sched_setaffinity(tid, sizeof(cpus), &cpus);
+}
+
+struct start {
+	void *(*run)(void *);
+	void *arg;
+};
+
+static void *start(void *arg)
+{
+	struct start begin = *(struct start *)arg;
+
+	free(arg);
+	thread_usual_policy(0);
+	thread_unbind(0);
+	return begin.run(begin.arg);
+}
+
 int thread_start(pthread_t *ret_thread, const char *name, void *(*run)(void *),
 		 void *arg)
 {
+	struct start *begin = malloc(sizeof(*begin));
 	char cut[16];
 	sigset_t all, old;
 	int err;
 
+	if (!begin)
+		return -ENOMEM;
+	begin->run = run;
+	begin->arg = arg;
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
-	err = pthread_create(ret_thread, NULL, run, arg);
+	err = pthread_create(ret_thread, NULL, start, begin);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	if (err)
+	if (err) {
+		free(begin);
 		return -err;
+	}
 	snprintf(cut, sizeof(cut), "%s", name);
 	pthread_setname_np(*ret_thread, cut);
 	return 0;
@@ -276,24 +328,56 @@ void unescape_octal(char *text)
 	*to = '\0';
 }
 
-bool process_is_dead(pid_t pid)
+/* The fields of /proc/PID/stat from the third one on, the state; NULL and errno:
+ * it cannot be read. */
+static const char *proc_stat(pid_t pid, char *buf, size_t size)
 {
-	char path[32], buf[512];
-	const char *state;
+	_cleanup_close_ int fd = -1;
+	const char *name_end;
+	char path[32];
 	ssize_t len;
-	int fd;
 
 	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
-		return errno == ENOENT;
-	len = read(fd, buf, sizeof(buf) - 1);
-	close(fd);
+		return NULL;
+	len = read(fd, buf, size - 1);
 	if (len < 0)
-		return errno == ESRCH;
+		return NULL;
 	buf[len] = '\0';
 	/* "PID (NAME) STATE ...", and the name may hold anything. */
-	state = strrchr(buf, ')');
-	return state && state[1] == ' ' &&
-	       (state[2] == 'Z' || state[2] == 'X' || state[2] == 'x');
+	name_end = strrchr(buf, ')');
+	errno = EIO;
+	return name_end && name_end[1] == ' ' ? name_end + 2 : NULL;
+}
+
+bool process_is_dead(pid_t pid)
+{
+	char buf[512];
+	const char *stat = proc_stat(pid, buf, sizeof(buf));
+
+	if (!stat)
+		return errno == ENOENT || errno == ESRCH;
+	return *stat == 'Z' || *stat == 'X' || *stat == 'x';
+}
+
+bool thread_is_ready(pid_t tid)
+{
+	char buf[512];
+	const char *stat = proc_stat(tid, buf, sizeof(buf));
+
+	return stat && *stat == 'R';
+}
+
+/* proc_pid_stat(5): field 39, "processor". */
+int thread_cpu(pid_t tid)
+{
+	char buf[512];
+	const char *at = proc_stat(tid, buf, sizeof(buf));
+
+	for (int field = 3; at && field < 39; field++) {
+		at = strchr(at, ' ');
+		at = at ? at + 1 : NULL;
+	}
+	return at && *at >= '0' && *at <= '9' ? atoi(at) : -1;
 }

@@ -121,8 +121,23 @@ bool process_is_dead(pid_t pid);
 /* The calling thread's I/O priority: idle, or the usual one. Best effort. */
 void thread_idle_io(bool idle);
 
-/* Starts a thread with all signals blocked: they are the main thread's. name
- * is cut to 15 characters. 0 or -errno. */
+/* Its I/O priority stays the usual one, whatever its scheduling policy. */
+void thread_usual_io(void);
+
+/* The scheduling policy of the process's first thread, and the CPUs that it may
+ * run on, become those of the thread tid (0: the calling one). Best effort. */
+void thread_usual_policy(pid_t tid);
+void thread_unbind(pid_t tid);
+
+/* Does it want to run, or does it? */
+bool thread_is_ready(pid_t tid);
+
+/* The CPU that a thread of any process runs on, or did last; -1: not known. */
+int thread_cpu(pid_t tid);
+
+/* Starts a thread with all signals blocked: they are the main thread's. It is
+ * scheduled as the process's first one, whatever the calling one is.
+ * name is cut to 15 characters. 0 or -errno. */
 int thread_start(pthread_t *ret, const char *name, void *(*run)(void *),
 		 void *arg);
 
