@@ -392,9 +392,10 @@ static void *ready_thread(void *arg)
 }
 
 /*
- * By /dev/fuse a request costs 21 us, two wake-ups of a CPU. Threads that poll
- * for the next one instead of sleeping make it 20: the client's remains. With one
- * thread it is 60: with some, one is often still about when the next comes.
+ * By /dev/fuse a request costs 21 us, two wake-ups of a CPU, where the two cannot
+ * be on one (fs_turns.c). Threads that poll for the next one instead of sleeping
+ * make it 20: the client's remains. With one thread it is 60: with some, one is
+ * often still about when the next comes.
  */
 static int loop(struct fs *fs)
 {
@@ -436,6 +437,9 @@ int fs_serve(struct fs *fs, int (*ready)(void *arg), void *arg, char **ret_why)
 	if (err)
 		return fail(ret_why, err, "starting a thread: %s",
 			    strerror(-err));
+	err = fs_turns_start(fs);
+	if (err)
+		log_debug("no turns: %s", strerror(-err));
 	if (fuse_set_signal_handlers(fs->se) != 0)
 		return fail(ret_why, -EIO, "cannot handle signals");
 	err = -pthread_create(&thread, NULL, ready_thread, fs);
@@ -454,6 +458,7 @@ int fs_serve(struct fs *fs, int (*ready)(void *arg), void *arg, char **ret_why)
 
 void fs_leave(struct fs *fs)
 {
+	fs_turns_stop(fs);
 	fs_work_end(fs);
 	fs_park_answer(fs);
 	/* Now, so that the front is free when we are gone: what the kernel has
@@ -466,6 +471,7 @@ void fs_end(struct fs *fs)
 {
 	fs_park_end(fs);
 	fuse_session_destroy(fs->se);
+	fs_turns_free(fs);
 	pthread_mutex_destroy(&fs->lock);
 	free(fs);
 }

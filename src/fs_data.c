@@ -201,8 +201,10 @@ void fs_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
 	struct fuse_bufvec buf = FUSE_BUFVEC_INIT(size);
 	_cleanup_close_ int own = -1;
 	struct tier_data data;
-	int err = tier_data_get(fs_tier(req), node, false, &data);
+	int err;
 
+	fs_turn_data(req);
+	err = tier_data_get(fs_tier(req), node, false, &data);
 	if (err == -EREMOTE) {
 		read_in_place(req, node, size, off, fi);
 		return;
@@ -292,6 +294,7 @@ void fs_write_buf(fuse_req_t req, fuse_ino_t ino, struct fuse_bufvec *in,
 	struct tier_data data;
 	ssize_t done;
 
+	fs_turn_data(req);
 	do {
 		done = tier_data_get(fs_tier(req), node, true, &data);
 		if (done == -EREMOTE) {

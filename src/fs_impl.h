@@ -51,6 +51,7 @@ struct fs {
 	bool uring_asked;    /* written before requests */
 	_Atomic(bool) uring; /* requests come over io_uring */
 	struct fs_work *work;
+	struct fs_turns *turns;
 
 	/* The timer's alone. */
 	int64_t timer_logged;
@@ -242,6 +243,21 @@ bool fs_uring_ask(struct fs *fs);
 void fs_uring_init(struct fs *fs, struct fuse_conn_info *conn);
 /* One request came. */
 void fs_uring_seen(fuse_req_t req);
+
+/* ---- client and server on one CPU (fs_turns.c) ------------------------------- */
+
+/* At the begin of what is short and waited for; of what is neither. In any thread
+ * that serves requests: its scheduling is arranged from then on. */
+void fs_turn(fuse_req_t req);
+void fs_turn_data(fuse_req_t req);
+/* The calling thread serves no client by itself. */
+void fs_turn_never(void);
+/* Before requests come. -errno: they come all the same. */
+int fs_turns_start(struct fs *fs);
+/* No thread is arranged any more; all are as they were. */
+void fs_turns_stop(struct fs *fs);
+/* When the threads that served have ended. */
+void fs_turns_free(struct fs *fs);
 
 /* ---- requests that keep a thread waiting (fs_work.c, fs_later.c) ------------ */
 

@@ -103,6 +103,7 @@ void fs_reply_lookup(fuse_req_t req, struct node *parent, const char *name)
 
 void fs_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
+	fs_turn(req);
 	fs_reply_lookup(req, fs_node(req, parent), name);
 }
 
@@ -160,6 +161,7 @@ void fs_reply_getattr(fuse_req_t req, struct node *node)
 
 void fs_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
+	fs_turn(req);
 	fs_reply_getattr(req, fs_node(req, ino));
 }
 
@@ -309,6 +311,7 @@ void fs_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
 	struct node *node = fs_node(req, ino);
 	int err;
 
+	fs_turn(req);
 	if (to_set & FUSE_SET_ATTR_SIZE) {
 		fs_truncate(req, node, attr, to_set, fi != NULL);
 		return;

@@ -54,9 +54,11 @@ static void make(fuse_req_t req, fuse_ino_t parent, const char *name,
 {
 	_cleanup_(node_unrefp) struct node *node = NULL;
 	struct stat st;
-	int err = make_node(req, fs_node(req, parent), name, mode, rdev, link,
-			    &st, &node);
+	int err;
 
+	fs_turn(req);
+	err = make_node(req, fs_node(req, parent), name, mode, rdev, link, &st,
+			&node);
 	if (err)
 		fs_reply_err(req, err);
 	else
@@ -106,6 +108,7 @@ void fs_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
 	struct node *dir = fs_node(req, parent);
 	int err = -ENOENT;
 
+	fs_turn(req);
 	if (!fs_hidden(dir, name)) {
 		fs_become_root();
 		err = tier_unlink(fs_tier(req), dir, name);
@@ -132,6 +135,7 @@ void fs_rename(fuse_req_t req, fuse_ino_t parent, const char *name,
 	struct node *newdir = fs_node(req, newparent);
 	int err = 0;
 
+	fs_turn(req);
 	if (flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE))
 		err = -EINVAL;
 	else if (fs_hidden(dir, name))

@@ -273,9 +273,10 @@ static struct fs_use *open_new(fuse_req_t req, struct node *node,
 
 void fs_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-	struct fs_use *use =
-		open_new(req, node_ref(fs_node(req, ino)), fi, false);
+	struct fs_use *use;
 
+	fs_turn(req);
+	use = open_new(req, node_ref(fs_node(req, ino)), fi, false);
 	if (use)
 		fs_use_start(use);
 }
@@ -321,6 +322,7 @@ void fs_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
 	struct stat st;
 	int err, fd;
 
+	fs_turn(req);
 	err = make_file(req, fs_node(req, parent), name, mode, &st, &node, &fd);
 	if (err) {
 		fs_reply_err(req, err);

@@ -34,7 +34,6 @@
 #include "fs_impl.h"
 
 #include <errno.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -46,45 +45,14 @@ struct fs_work {
 	struct cds_list_head jobs;
 	unsigned int njobs, nidle, nthreads, max;
 	bool stopping;
-	cpu_set_t cpus; /* a ring's thread is bound to one */
 	pthread_t threads[];
 };
 
-static _Thread_local bool is_worker, is_ring;
-
-/*
- * A close sends a RELEASE that nobody waits for, but that wakes the ring's thread
- * on the client's own CPU: it took the place of the client at once, which came
- * back when it was done: two switches of three for an open and a close. As a
- * batch thread it waits until the client has to, in its next request, and does
- * both in one turn. Who waits for an answer is off the CPU anyway; with others
- * that keep it busy no difference was to be measured. Threads that it starts are
- * as others.
- *
- * So the thread and the client take turns on one CPU: 11 us for the cheapest
- * request, a twentieth of it in our code. But where another CPU is idle, the
- * scheduler wakes the client there, since the thread has not left this one: in a
- * virtual machine, whose idle CPUs sleep deeply, that is 33 us, each time. As a
- * SCHED_IDLE thread it would keep the client (one tar -x: 0.7 s for 1.2), but
- * everybody else would go before it, while it holds the front's locks too: two
- * clients' creates took a fifth longer. That is for the kernel to mend
- * (wake_up_on_current_cpu for the answer of a ring).
- */
-static void ring_thread(void)
-{
-	const struct sched_param param = {0};
-
-	is_ring = true;
-	sched_setscheduler(0, SCHED_BATCH | SCHED_RESET_ON_FORK, &param);
-}
+static _Thread_local bool is_worker;
 
 bool fs_must_not_wait(fuse_req_t req)
 {
-	if (!fuse_req_is_uring(req) || is_worker)
-		return false;
-	if (!is_ring)
-		ring_thread();
-	return true;
+	return fuse_req_is_uring(req) && !is_worker;
 }
 
 static void run(struct fs_job *job)
@@ -98,7 +66,7 @@ static void *worker(void *arg)
 	struct fs_work *work = arg;
 
 	is_worker = true;
-	sched_setaffinity(0, sizeof(work->cpus), &work->cpus);
+	fs_turn_never();
 	pthread_mutex_lock(&work->lock);
 	for (;;) {
 		struct fs_job *job;
@@ -154,6 +122,7 @@ struct fs_job *fs_job_new(fuse_req_t req, fuse_ino_t ino,
 
 	if (!fs_must_not_wait(req))
 		return NULL;
+	fs_turn_data(req);
 	job = calloc(1, sizeof(*job));
 	if (!job)
 		return NULL; /* it may take a while */
@@ -180,8 +149,6 @@ int fs_work_new(struct fs *fs)
 	pthread_mutex_init(&work->lock, NULL);
 	pthread_cond_init(&work->cond, NULL);
 	CDS_INIT_LIST_HEAD(&work->jobs);
-	if (sched_getaffinity(0, sizeof(work->cpus), &work->cpus) < 0)
-		memset(&work->cpus, 0xff, sizeof(work->cpus));
 	fs->work = work;
 	return 0;
 }

@@ -90,6 +90,7 @@ void fs_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 	_cleanup_free_ char *buf = NULL;
 	ssize_t len;
 
+	fs_turn(req);
 	if (!strcmp(name, TIERFS_EA_STATE)) {
 		get_state(req, node, size);
 		return;
