@@ -293,12 +293,21 @@ static int place(const struct fs_turns *turns)
 	return CPU_ISSET(cpu, &cpus) ? cpu : -1;
 }
 
+static void tell_guard(struct fs_turns *turns, bool is_bound)
+{
+	atomic_store(&turns->is_bound, is_bound);
+	sem_post(&turns->bell);
+}
+
 static void arrange(struct fs_turns *turns, bool together)
 {
+	bool was = turns->itself.cpu >= 0;
 	int cpu = together ? place(turns) : -1;
-	bool ends = cpu < 0 && turns->itself.cpu >= 0;
 	struct server *server;
 
+	/* Before there is something to guard, and until there is nothing. */
+	if (cpu >= 0 && !was)
+		tell_guard(turns, true);
 	set(&turns->itself, cpu);
 	pthread_mutex_lock(&turns->lock);
 	/* Those of /dev/fuse take turns among themselves. */
@@ -306,10 +315,10 @@ static void arrange(struct fs_turns *turns, bool together)
 		if (cpu < 0 || server->came || !server->of_ring)
 			set(server, cpu);
 	pthread_mutex_unlock(&turns->lock);
-	if (ends)
+	if (cpu < 0 && was) {
 		set_heirs();
-	if (atomic_exchange(&turns->is_bound, cpu >= 0) != (cpu >= 0))
-		sem_post(&turns->bell);
+		tell_guard(turns, false);
+	}
 }
 
 /* Is a thread ready to run that does not? Of use when little was answered. */
