@@ -22,11 +22,13 @@ SYSTEMS = {
     "uring-off": "tierfs over io_uring, passthrough=off",
     "dev-off": "tierfs over /dev/fuse, passthrough=off",
     "hp": "libfuse's passthrough_hp, its defaults",
+    "hp-xattr": "passthrough_hp with extended attributes and ACLs to ask for, as "
+                "the front and tierfs have, and its own build has not",
     "mergerfs": "mergerfs, cache.files=off",
     "mergerfs-fast": "mergerfs, with all of its caches",
 }
 OURS = ("uring", "dev", "uring-off", "dev-off")
-RIVALS = ("hp", "mergerfs", "mergerfs-fast")
+RIVALS = ("hp", "hp-xattr", "mergerfs", "mergerfs-fast")
 
 # Its free space is looked at before each create, and is less than the default.
 MERGERFS = "allow_other,use_ino,minfreespace=0,category.create=ff"
@@ -101,11 +103,14 @@ class Enabled:
             ENABLE_URING.write_text(self.was, encoding="ascii")
 
 
-def make_passthrough_hp():
+HP_DEFINES = {"hp": [], "hp-xattr": ["-DHAVE_SETXATTR", "-DHAVE_SYS_XATTR_H"]}
+
+
+def make_passthrough_hp(name):
     """Builds it from the source that the daemon's libfuse is from, against the
     same library; or finds it."""
     given = os.environ.get("PASSTHROUGH_HP")
-    if given:
+    if given and name == "hp":
         return given
     source = Path(__file__).resolve().parents[2]
     built = next(build_dir().glob("subprojects/fuse-*/lib/libfuse3.a"), None)
@@ -113,7 +118,7 @@ def make_passthrough_hp():
         raise Unavailable("no libfuse3.a: the build uses the system's libfuse; "
                           "set PASSTHROUGH_HP")
     source = source / "subprojects" / built.parents[1].name
-    program = build_dir() / "tests" / "bench" / "passthrough_hp"
+    program = build_dir() / "tests" / "bench" / f"passthrough_{name}"
     if program.exists() and program.stat().st_mtime > built.stat().st_mtime:
         return program
     if not shutil.which("g++"):
@@ -121,6 +126,7 @@ def make_passthrough_hp():
     progress("building passthrough_hp")
     done = run("g++", "-O2", "-std=gnu++17", "-D_FILE_OFFSET_BITS=64",
                "-D_GNU_SOURCE", "-DFUSE_USE_VERSION=319", "-w",
+               *HP_DEFINES[name],
                "-I", built.parents[1], "-I", source / "include",
                "-I", source / "lib", "-o", program,
                source / "example" / "passthrough_hp.cc", built,
@@ -183,8 +189,8 @@ def mount(rig, system):
     if system.tier:
         mount_tierfs(system)
         know(system)
-    elif system.name == "hp":
-        start(rig, system, [make_passthrough_hp(), "--foreground",
+    elif system.name in HP_DEFINES:
+        start(rig, system, [make_passthrough_hp(system.name), "--foreground",
                             system.front, system.mnt])
     elif system.name in MERGERFS_HOW:
         if not shutil.which("mergerfs"):
