@@ -23,7 +23,7 @@
  * while it does. Two clients would be kept on a CPU, though another is idle (their
  * creates took a fifth longer). Who reads and writes through the daemon has
  * requests under way while he works. So it is done only while one client alone has
- * short requests in a dense sequence, given up after a tick in which few were
+ * short requests in a dense sequence, given up after some ticks in which few were
  * answered, and compared with not doing it twice a second (turns.c). At the worst
  * somebody with a lot to compute gets onto that CPU: then requests take some ticks
  * longer, once, and a tenth of a second if he is of a real-time priority.
@@ -54,9 +54,7 @@
 #include <errno.h>
 #include <sched.h>
 #include <semaphore.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 #include "turns.h"
@@ -84,6 +82,7 @@ struct server {
 struct fs_turns {
 	pthread_mutex_t lock; /* a leaf, of the list */
 	struct cds_list_head servers;
+	pthread_key_t at_end; /* of a thread that joined */
 
 	sem_t alarm; /* for the conductor: when one of these changes */
 	_Atomic(bool) asleep, stopping;
@@ -95,7 +94,6 @@ struct fs_turns {
 	sem_t bell; /* when one of these is set */
 	_Atomic(bool) is_bound, is_over;
 	_Atomic(unsigned int) ticks;
-	pthread_key_t at_end; /* of a thread that joined */
 
 	/* The conductor's. */
 	struct turns plan;
@@ -120,12 +118,10 @@ static void be_apart(pid_t tid, bool of_ring)
 {
 	const struct sched_param param = {0};
 
-	if (of_ring) {
+	if (of_ring)
 		sched_setscheduler(tid, SCHED_BATCH, &param);
-	} else {
-		thread_usual_policy(tid);
-		thread_unbind(tid);
-	}
+	else
+		thread_as_usual(tid);
 }
 
 static void be_together(pid_t tid, bool of_ring, int cpu)
@@ -371,6 +367,7 @@ static void conduct(struct fs_turns *turns)
 {
 	int64_t length = TICK_MAX, begun = 0, now;
 	struct turns_tick tick = {0};
+	bool flows;
 
 	while (!atomic_load(&turns->stopping)) {
 		if (length >= TICK_MAX && tick.requests < WAKE_AT) {
@@ -383,8 +380,9 @@ static void conduct(struct fs_turns *turns)
 		now = monotonic_ns();
 		tick.ns = (uint64_t)(now - begun);
 		begun = now;
-		tick.starved = !turns_flows(&tick) && is_starved(turns);
-		if (turns_flows(&tick))
+		flows = turns_flows(&tick);
+		tick.starved = !flows && is_starved(turns);
+		if (flows)
 			length = TICK;
 		else if (length < TICK_MAX)
 			length *= 2;

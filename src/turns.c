@@ -7,7 +7,7 @@
  *
  * Where others want the CPU, a thread that gives way to everybody hardly runs:
  * fewer requests come than make a flow, though one is ready to run. So that costs
- * a tick, and the next trial is some time later, twice as much each time.
+ * some ticks, and the next trial is some time later, twice as much each time.
  *
  * Ticks in which nothing flows are not counted: what was found of a burst of
  * requests holds for the next one.

@@ -255,17 +255,12 @@ void thread_usual_io(void)
 			IOPRIO_CLASS_BE << IOPRIO_CLASS_SHIFT | level);
 }
 
-void thread_usual_policy(pid_t tid)
+void thread_as_usual(pid_t tid)
 {
 	const struct sched_param param = {0};
-
-	sched_setscheduler(tid, sched_getscheduler(getpid()), &param);
-}
-
-void thread_unbind(pid_t tid)
-{
 	cpu_set_t cpus;
 
+	sched_setscheduler(tid, sched_getscheduler(getpid()), &param);
 	if (sched_getaffinity(getpid(), sizeof(cpus), &cpus) == 0)
 		sched_setaffinity(tid, sizeof(cpus), &cpus);
 }
@@ -280,8 +275,7 @@ static void *start(void *arg)
 	struct start begin = *(struct start *)arg;
 
 	free(arg);
-	thread_usual_policy(0);
-	thread_unbind(0);
+	thread_as_usual(0);
 	return begin.run(begin.arg);
 }
 

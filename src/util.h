@@ -126,8 +126,7 @@ void thread_usual_io(void);
 
 /* The scheduling policy of the process's first thread, and the CPUs that it may
  * run on, become those of the thread tid (0: the calling one). Best effort. */
-void thread_usual_policy(pid_t tid);
-void thread_unbind(pid_t tid);
+void thread_as_usual(pid_t tid);
 
 /* Does it want to run, or does it? */
 bool thread_is_ready(pid_t tid);
