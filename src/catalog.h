@@ -46,17 +46,20 @@ void catalog_accessed(struct catalog *catalog, const struct front_handle *file,
  * forgotten, but for its heat. */
 void catalog_backdated(struct catalog *catalog, const struct front_handle *file,
 		       const struct front_handle *parent, const char *name);
-/* It got a name (create, mkdir, link), or lost one (unlink, rmdir). Under the
- * directory's lock, so that the order is that of what happened. */
+/* It got a name (create, mkdir, link), or lost one (unlink, rmdir): the only one,
+ * or one of several. Under the directory's lock, so that the order is that of
+ * what happened. */
 void catalog_named(struct catalog *catalog, const struct front_handle *file,
 		   const struct front_handle *parent, const char *name);
 void catalog_unnamed(struct catalog *catalog, const struct front_handle *file,
 		     const struct front_handle *parent, const char *name);
+void catalog_unlinked(struct catalog *catalog, const struct front_handle *file,
+		      const struct front_handle *parent, const char *name);
 /* It lost its last name, and no other can be given to it any more. */
 void catalog_removed(struct catalog *catalog, const struct front_handle *file,
 		     const struct front_handle *parent, const char *name);
 /* For files and directories; both directories' locks held. An exchange is two
- * calls. What the new name led to before was told as unnamed. */
+ * calls. What the new name led to before was told as one that lost it. */
 void catalog_renamed(struct catalog *catalog, const struct front_handle *file,
 		     const struct front_handle *oldparent, const char *oldname,
 		     const struct front_handle *newparent, const char *newname);

@@ -75,9 +75,8 @@ static bool same_name(const struct event *a, const struct event *b)
 
 static void mark_event(struct catalog *c, const struct event *event)
 {
-	catalog_queue_mark(
-		&c->queue,
-		catalog_key(event->name_len ? &event->parent : &event->file));
+	catalog_queue_lost(&c->queue, event->kind, &event->file,
+			   event->name_len ? &event->parent : NULL);
 }
 
 static void gather(struct catalog *c, struct batch *b, struct event *event)
@@ -97,7 +96,8 @@ static void gather(struct catalog *c, struct batch *b, struct event *event)
 	t = *found;
 	t->created |= event->kind == EVENT_NAMED;
 	t->moved |= event->kind == EVENT_RENAMED;
-	t->lost |= event->kind == EVENT_UNNAMED;
+	t->lost |=
+		event->kind == EVENT_UNNAMED || event->kind == EVENT_UNLINKED;
 	t->removed |= event->kind == EVENT_REMOVED;
 	if (event->kind == EVENT_ACCESSED) {
 		t->access.n++;

@@ -176,6 +176,7 @@ enum event_kind {
 	EVENT_BACKDATED,
 	EVENT_NAMED,
 	EVENT_UNNAMED,
+	EVENT_UNLINKED, /* it has other names */
 	EVENT_REMOVED,
 	EVENT_RENAMED, /* two events: from is EVENT_UNNAMED */
 	EVENT_SWAPPED,
@@ -209,6 +210,11 @@ void catalog_queue_free(struct catalog_queue *q);
 /* NULL: none. C alone. */
 struct event *catalog_queue_next(struct catalog_queue *q);
 void catalog_queue_mark(struct catalog_queue *q, uint64_t key);
+/* Marks what such an event, not taken in, would have mended. parent NULL: it
+ * has no name. */
+void catalog_queue_lost(struct catalog_queue *q, enum event_kind kind,
+			const struct front_handle *file,
+			const struct front_handle *parent);
 void catalog_queue_wake(struct catalog_queue *q);
 /* Sleeps until there are at_least events, something woke it, or the time is
  * over. */

@@ -6,7 +6,9 @@
  * takes out. A counter bounds the queue: who finds it full leaves instead the
  * key of the directory in a small table of marks, a few atomics, and when that
  * has no room either, a flag that says all. So nothing is forgotten, and nobody
- * waits: not for memory, either.
+ * waits: not for memory, either. A file that lost one of several names is marked
+ * too: what was done to it by that name, and dropped, marked a directory that
+ * does not lead to it any more.
  *
  * Waking costs a system call, so it is done by the one who makes the queue
  * longer than what its consumer sleeps for: first one event, then, while that
@@ -99,12 +101,15 @@ void catalog_queue_mark(struct catalog_queue *q, uint64_t key)
 	atomic_store(&q->marked, true);
 }
 
-static void drop(struct catalog_queue *q, const struct front_handle *file,
-		 const struct front_handle *parent)
+void catalog_queue_lost(struct catalog_queue *q, enum event_kind kind,
+			const struct front_handle *file,
+			const struct front_handle *parent)
 {
-	atomic_fetch_add(&q->dropped, 1);
-	/* Without a name the file itself: its row says where it is. */
-	catalog_queue_mark(q, catalog_key(parent ? parent : file));
+	if (parent)
+		catalog_queue_mark(q, catalog_key(parent));
+	/* Its row says where it is. */
+	if (!parent || kind == EVENT_UNLINKED)
+		catalog_queue_mark(q, catalog_key(file));
 }
 
 static void put(struct catalog *c, enum event_kind kind,
@@ -122,7 +127,8 @@ static void put(struct catalog *c, enum event_kind kind,
 					   : NULL;
 	if (!event) {
 		atomic_fetch_sub(&q->n, 1);
-		drop(q, file, len ? parent : NULL);
+		atomic_fetch_add(&q->dropped, 1);
+		catalog_queue_lost(q, kind, file, len ? parent : NULL);
 		return;
 	}
 	event->kind = kind;
@@ -183,6 +189,13 @@ void catalog_unnamed(struct catalog *c, const struct front_handle *file,
 {
 	if (c)
 		put(c, EVENT_UNNAMED, file, parent, name, NULL);
+}
+
+void catalog_unlinked(struct catalog *c, const struct front_handle *file,
+		      const struct front_handle *parent, const char *name)
+{
+	if (c)
+		put(c, EVENT_UNLINKED, file, parent, name, NULL);
 }
 
 void catalog_removed(struct catalog *c, const struct front_handle *file,

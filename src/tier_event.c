@@ -73,15 +73,18 @@ void tier_tell_named(struct tier *tier, const struct front_handle *file,
 }
 
 void tier_tell_unnamed(struct tier *tier, const struct front_handle *file,
-		       struct node *parent, const char *name, bool removed)
+		       struct node *parent, const char *name,
+		       enum tier_left left)
 {
 	struct front_handle dir;
 
 	if (!tier->parts.catalog)
 		return;
 	dir = node_handle(parent);
-	if (removed)
+	if (left == LEFT_NOTHING)
 		catalog_removed(tier->parts.catalog, file, &dir, name);
-	else
+	else if (left == LEFT_ORPHAN)
 		catalog_unnamed(tier->parts.catalog, file, &dir, name);
+	else
+		catalog_unlinked(tier->parts.catalog, file, &dir, name);
 }

@@ -285,12 +285,19 @@ void tier_save_counts(struct tier *tier);
 void tier_tell_changed(struct tier *tier, struct node *node);
 void tier_tell_accessed(struct tier *tier, struct node *node);
 void tier_tell_backdated(struct tier *tier, struct node *node);
-/* That it got a name, or lost one (the last one: removed, if it is sure that it
- * can get no other). The directory's lock held, or the kernel's. */
+/* What a file is left with that lost a name. */
+enum tier_left {
+	LEFT_NAMES,   /* others */
+	LEFT_ORPHAN,  /* none but the orphans', or one it may get yet */
+	LEFT_NOTHING, /* for good */
+};
+
+/* That it got a name, or lost one. The directory's lock held, or the kernel's. */
 void tier_tell_named(struct tier *tier, const struct front_handle *file,
 		     struct node *parent, const char *name);
 void tier_tell_unnamed(struct tier *tier, const struct front_handle *file,
-		       struct node *parent, const char *name, bool removed);
+		       struct node *parent, const char *name,
+		       enum tier_left left);
 
 /* -- tier.c again ------------------------------------------------------- */
 

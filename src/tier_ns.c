@@ -200,9 +200,9 @@ bool tier_outlives(const struct node *node, bool last)
 	return !last || (node->file && node->file->nopen);
 }
 
-/* *ret_removed: the inode is without a name for good. */
 static int unlink_node(struct tier *tier, const struct tier_name *it, int dirfd,
-		       const char *name, struct node *parent, bool *ret_removed)
+		       const char *name, struct node *parent,
+		       enum tier_left *ret_left)
 {
 	struct node *node = it->node;
 	struct tier_file *file = NULL;
@@ -236,7 +236,9 @@ static int unlink_node(struct tier *tier, const struct tier_name *it, int dirfd,
 		file->nameless = true;
 	tier_ctime_end(node);
 	/* Nobody links it meanwhile: node->lock. What is in orphans has one. */
-	*ret_removed = last && (!leaves || nameless);
+	*ret_left = !last		  ? LEFT_NAMES
+		    : leaves && !nameless ? LEFT_ORPHAN
+					  : LEFT_NOTHING;
 	if (last)
 		tier_last_name_gone(tier, node, file, &st, leaves);
 	else if (node->parent == parent)
@@ -247,7 +249,7 @@ static int unlink_node(struct tier *tier, const struct tier_name *it, int dirfd,
 /* What nobody knows, or is not a regular file. */
 static int unlink_other(struct tier *tier, const struct tier_name *it,
 			int dirfd, const char *name, bool *ret_regular,
-			bool *ret_removed)
+			enum tier_left *ret_left)
 {
 	struct stat st;
 	int err;
@@ -262,8 +264,10 @@ static int unlink_other(struct tier *tier, const struct tier_name *it,
 		tier_count(tier, SPILL_NONE, SPILL_STATES,
 			   (uint64_t)st.st_size);
 	/* Nothing is locked that keeps its other names. */
-	*ret_removed = !*ret_regular && it->fd >= 0 &&
-		       !tier_name_stat(it, &st) && st.st_nlink == 0;
+	*ret_left = st.st_nlink > 1 ? LEFT_NAMES : LEFT_ORPHAN;
+	if (!*ret_regular && it->fd >= 0 && !tier_name_stat(it, &st) &&
+	    st.st_nlink == 0)
+		*ret_left = LEFT_NOTHING;
 	return 0;
 }
 
@@ -271,7 +275,8 @@ int tier_unlink(struct tier *tier, struct node *parent, const char *name)
 {
 	_cleanup_node_fd_ struct node_fd dir = NODE_FD_NONE;
 	_cleanup_(tier_name_put) struct tier_name it = {.fd = -1};
-	bool regular = true, removed = false;
+	enum tier_left left = LEFT_ORPHAN;
+	bool regular = true;
 	int ret;
 
 	ret = node_fd_get(parent, &dir);
@@ -282,15 +287,15 @@ int tier_unlink(struct tier *tier, struct node *parent, const char *name)
 	ret = tier_name_get(tier, parent, dir.fd, name, true, &it);
 	if (!ret && it.node && S_ISREG(it.node->type)) {
 		pthread_mutex_lock(&it.node->lock);
-		ret = unlink_node(tier, &it, dir.fd, name, parent, &removed);
+		ret = unlink_node(tier, &it, dir.fd, name, parent, &left);
 		tier_node_unlock(it.node);
 	} else if (!ret) {
-		ret = unlink_other(tier, &it, dir.fd, name, &regular, &removed);
+		ret = unlink_other(tier, &it, dir.fd, name, &regular, &left);
 	}
 	if (!ret && regular)
-		tier_tell_unnamed(tier, &it.handle, parent, name, removed);
+		tier_tell_unnamed(tier, &it.handle, parent, name, left);
 	node_dir_unlock(parent);
-	if (!ret && removed)
+	if (!ret && left == LEFT_NOTHING)
 		tier_name_keep(&it);
 	tier_counting_end(tier);
 	return ret;
@@ -310,7 +315,7 @@ int tier_rmdir(struct tier *tier, struct node *parent, const char *name)
 	if (!ret && unlinkat(dir.fd, name, AT_REMOVEDIR) < 0)
 		ret = -errno;
 	if (!ret)
-		tier_tell_unnamed(tier, &it.handle, parent, name, false);
+		tier_tell_unnamed(tier, &it.handle, parent, name, LEFT_ORPHAN);
 	node_dir_unlock(parent);
 	if (ret)
 		return ret;

@@ -28,6 +28,7 @@ struct rename {
 	unsigned int flags;
 	struct tier_name old, victim; /* of what has the names before */
 	bool tell, tell_victim;	      /* the catalog */
+	bool victim_linked;	      /* it has other names */
 };
 
 /* Renames over a regular file. Its node->lock held. */
@@ -46,6 +47,7 @@ static int rename_over(struct rename *r)
 	if (err)
 		return err;
 	last = st.st_nlink == 1;
+	r->victim_linked = !last;
 	if (last)
 		leaves = tier_leaves(r->tier, victim, &file);
 	if (leaves < 0)
@@ -94,8 +96,10 @@ static int rename_locked(struct rename *r)
 	}
 	/* A file that nobody knows has no EA either. */
 	if (!victim && r->victim.handle.len && !(r->flags & RENAME_EXCHANGE) &&
-	    !tier_name_stat(&r->victim, &st))
-		goes = S_ISREG(st.st_mode) && st.st_nlink == 1;
+	    !tier_name_stat(&r->victim, &st) && S_ISREG(st.st_mode)) {
+		goes = st.st_nlink == 1;
+		r->victim_linked = !goes;
+	}
 	if (renameat2(r->fd, r->name, r->newfd, r->newname, r->flags) < 0)
 		ret = -errno;
 	else if (goes)
@@ -158,7 +162,9 @@ static void tell_catalog(struct rename *r)
 	old = node_handle(r->parent);
 	new = node_handle(r->newparent);
 	if (r->tell_victim && !(r->flags & RENAME_EXCHANGE))
-		catalog_unnamed(catalog, &r->victim.handle, &new, r->newname);
+		tier_tell_unnamed(r->tier, &r->victim.handle, r->newparent,
+				  r->newname,
+				  r->victim_linked ? LEFT_NAMES : LEFT_ORPHAN);
 	if (r->tell)
 		catalog_renamed(catalog, &r->old.handle, &old, r->name, &new,
 				r->newname);

@@ -52,9 +52,7 @@ static inline void check_file(struct check_walk *w, const char *path,
 	if (!home && seen->nlink == 1)
 		WRONG(w, "%s: its row is elsewhere, as %s\n", path, row.name);
 	if (row.size != seen->size || row.state != seen->state ||
-	    row.mtime != seen->mtime ||
-	    (row.ctime != seen->ctime &&
-	     !(w->env->old_ctime && row.ctime < seen->ctime)) ||
+	    row.mtime != seen->mtime || row.ctime != seen->ctime ||
 	    row.uid != seen->uid || row.gid != seen->gid ||
 	    row.nlink != seen->nlink || row.flags != seen->flags ||
 	    row.front_bytes != seen->front_bytes || row.access < seen->atime)

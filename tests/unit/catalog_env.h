@@ -29,9 +29,6 @@ struct env {
 	bool walk;
 	uint32_t walk_rate;
 	unsigned int rules; /* judge, by those: another number, others */
-	/* Of a file that got another name and lost it, both of which was
-	 * dropped, the ctime is an older one. */
-	bool old_ctime;
 };
 
 /* Of all sorts: without a rank, not due, ranks that several have. */

@@ -37,7 +37,7 @@ struct place {
 	char path[256];
 	struct front_handle file, parent;
 	const char *name;
-	bool is_dir;
+	bool is_dir, linked;
 };
 
 static bool look_up(struct world *w, struct place *p)
@@ -56,6 +56,7 @@ static bool look_up(struct world *w, struct place *p)
 	if (!catalog_look(front, front->root_fd, p->path + 1, &seen)) {
 		p->file = seen.handle;
 		p->is_dir = S_ISDIR(seen.type);
+		p->linked = !p->is_dir && seen.nlink > 1;
 	}
 	return true;
 }
@@ -97,6 +98,12 @@ static void do_mkdir(struct world *w)
 		tell_new(w, &p);
 }
 
+static void tell_lost(struct world *w, const struct place *p)
+{
+	(p->linked ? catalog_unlinked : catalog_unnamed)(w->env->c, &p->file,
+							 &p->parent, p->name);
+}
+
 static void do_remove(struct world *w)
 {
 	int root = w->env->front->root_fd, fd;
@@ -113,7 +120,7 @@ static void do_remove(struct world *w)
 		if (!p.is_dir && !st.st_nlink && pick(w, 4))
 			catalog_removed(w->env->c, &p.file, &p.parent, p.name);
 		else
-			catalog_unnamed(w->env->c, &p.file, &p.parent, p.name);
+			tell_lost(w, &p);
 		w->done++;
 	}
 	close(fd);
@@ -131,7 +138,7 @@ static void do_rename(struct world *w, unsigned int flags)
 	    renameat2(root, from.path + 1, root, to.path + 1, flags) < 0)
 		return;
 	if (to.file.len && !(flags & RENAME_EXCHANGE))
-		catalog_unnamed(c, &to.file, &to.parent, to.name);
+		tell_lost(w, &to);
 	catalog_renamed(c, &from.file, &from.parent, from.name, &to.parent,
 			to.name);
 	if (flags & RENAME_EXCHANGE)
@@ -192,7 +199,8 @@ static void do_swap(struct world *w)
 	struct place p, old;
 	int fd;
 
-	if (!there(w, &p) || p.is_dir)
+	/* With several names there are no swaps. */
+	if (!there(w, &p) || p.is_dir || p.linked)
 		return;
 	old = p;
 	old.name = NULL;
@@ -256,7 +264,7 @@ static void test_told_dropped_lost(void **state)
 
 	w.seed = from_env("TIERFS_TEST_SEED", (unsigned int)realtime_ns());
 	print_message("seed %u\n", w.seed);
-	w.env->walk = w.env->old_ctime = true;
+	w.env->walk = true;
 	w.env->walk_rate = 300;
 	w.env->rules = 1;
 	env_open(w.env);
@@ -342,7 +350,7 @@ static void test_first_walk(void **state)
 
 	w.seed = from_env("TIERFS_TEST_SEED", (unsigned int)realtime_ns());
 	print_message("seed %u\n", w.seed);
-	w.env->walk = w.env->old_ctime = true;
+	w.env->walk = true;
 	w.env->walk_rate = 1000;
 	w.env->rules = 1;
 	for (unsigned int i = 0; i < rounds; i++) {
@@ -398,7 +406,7 @@ static void test_killed(void **state)
 
 	w.seed = from_env("TIERFS_TEST_SEED", (unsigned int)realtime_ns());
 	print_message("seed %u\n", w.seed);
-	w.env->walk = w.env->old_ctime = true;
+	w.env->walk = true;
 	w.env->rules = 1;
 	for (unsigned int i = 0; i < rounds; i++) {
 		unsigned int ms = 20 + pick(&w, 250);

@@ -277,6 +277,36 @@ static void test_dropped(void **state)
 	assert_catalog_true(env);
 }
 
+/* A file that was changed by another name, which it lost again: nobody was told,
+ * and the directory of that name does not lead to it. */
+static void test_dropped_link(void **state)
+{
+	struct env *env = *state;
+	int root = env->front->root_fd;
+	struct front_handle file, dir;
+	int fd;
+
+	env_open(env);
+	put_dir(env, "/a");
+	put_dir(env, "/b");
+	put_file(env, "/a/f", 10);
+	settled(env, true);
+	catalog_set_limit(env->c, 0);
+	file = handle_of(env, "/a/f");
+	dir = handle_of(env, "/b");
+	assert_int_equal(linkat(root, "a/f", root, "b/g", 0), 0);
+	catalog_named(env->c, &file, &dir, "g");
+	fd = openat(root, "b/g", O_WRONLY);
+	assert_true(fd >= 0);
+	assert_int_equal(ftruncate(fd, 20), 0);
+	close(fd);
+	catalog_changed(env->c, &file, &dir, "g");
+	assert_int_equal(unlinkat(root, "b/g", 0), 0);
+	catalog_unlinked(env->c, &file, &dir, "g");
+	settled(env, true);
+	assert_catalog_true(env);
+}
+
 /* More marks than there is room for: all is walked. */
 static void test_dropped_everywhere(void **state)
 {
@@ -414,11 +444,17 @@ static void test_full(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		WALK_TEST(test_adopt),	 WALK_TEST(test_version_1),
-		WALK_TEST(test_unclean), WALK_TEST(test_restart),
-		WALK_TEST(test_dropped), WALK_TEST(test_dropped_everywhere),
-		WALK_TEST(test_damaged), WALK_TEST(test_damaged_in_use),
-		WALK_TEST(test_full),	 WALK_TEST(test_filling),
+		WALK_TEST(test_adopt),
+		WALK_TEST(test_version_1),
+		WALK_TEST(test_unclean),
+		WALK_TEST(test_restart),
+		WALK_TEST(test_dropped),
+		WALK_TEST(test_dropped_link),
+		WALK_TEST(test_dropped_everywhere),
+		WALK_TEST(test_damaged),
+		WALK_TEST(test_damaged_in_use),
+		WALK_TEST(test_full),
+		WALK_TEST(test_filling),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
