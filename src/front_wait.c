@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "cleanup.h"
+#include "mountinfo.h"
 #include "util.h"
 
 #define ENDING	  "ending\n"
@@ -55,28 +56,15 @@ void front_unlock(struct front *front)
 /* Is front mounted by a daemon, as far as this namespace shows? */
 static bool is_mounted(const char *front)
 {
-	FILE *file = fopen("/proc/self/mountinfo", "re");
-	_cleanup_free_ char *line = NULL;
-	bool found = false;
-	size_t size = 0;
+	_cleanup_(mounts_free) struct mounts all = {.mounts = NULL};
 
-	if (!file)
+	if (mounts_read(&all))
 		return false;
-	while (!found && getline(&line, &size, file) > 0) {
-		char *type = strstr(line, " - "), *source, *end;
-
-		if (!type || strncmp(type + 3, "fuse.tierfs ", 12) != 0)
-			continue;
-		source = type + 15;
-		end = strchr(source, ' ');
-		if (!end)
-			continue;
-		*end = '\0';
-		unescape_octal(source);
-		found = !strcmp(source, front);
-	}
-	fclose(file);
-	return found;
+	for (size_t i = 0; i < all.n; i++)
+		if (!strcmp(all.mounts[i].type, "fuse.tierfs") &&
+		    !strcmp(all.mounts[i].source, front))
+			return true;
+	return false;
 }
 
 int front_open_wait(const char *path, const char *name, struct front **ret,

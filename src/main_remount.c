@@ -24,6 +24,7 @@
 
 #include "cleanup.h"
 #include "control_proto.h"
+#include "mountinfo.h"
 #include "util.h"
 
 #ifndef MS_NOSYMFOLLOW
@@ -83,62 +84,23 @@ static unsigned long flags_of(char *list)
 	return value;
 }
 
-struct mount {
-	char device[32];
-	char *type, *source;
-	unsigned long flags;
-};
-
-static void mount_free(struct mount *mount)
-{
-	free(mount->type);
-	free(mount->source);
-}
-
-/* Takes a line of mountinfo apart; true: it is what is mounted on point. */
-static bool mount_line(const char *line, const char *point, struct mount *ret)
-{
-	_cleanup_free_ char *at = NULL, *options = NULL, *super = NULL;
-	_cleanup_(mount_free) struct mount m = {.type = NULL};
-	const char *rest = strstr(line, " - ");
-
-	if (!rest ||
-	    sscanf(line, "%*u %*u %31s %*s %ms %ms", m.device, &at, &options) !=
-		    3 ||
-	    sscanf(rest, " - %ms %ms %ms", &m.type, &m.source, &super) != 3)
-		return false;
-	unescape_octal(at);
-	if (strcmp(at, point))
-		return false;
-	unescape_octal(m.source);
-	m.flags = flags_of(options) | flags_of(super);
-	mount_free(ret);
-	*ret = m;
-	m = (struct mount){.type = NULL};
-	return true;
-}
-
 /* The topmost mount on the mountpoint, which must be of the front. */
-static int find_mount(const struct config *config, struct mount *ret,
-		      char **ret_why)
+static int find_mount(const struct mounts *all, const struct config *config,
+		      const struct mount **ret, char **ret_why)
 {
-	FILE *file = fopen("/proc/self/mountinfo", "re");
-	_cleanup_(mount_free) struct mount m = {.type = NULL};
-	_cleanup_free_ char *line = NULL;
-	size_t size = 0;
+	const struct mount *found = NULL;
 
-	while (file && getline(&line, &size, file) > 0)
-		mount_line(line, config->mountpoint, &m);
-	if (file)
-		fclose(file);
-	if (!m.type || strcmp(m.type, "fuse.tierfs"))
+	for (size_t i = 0; i < all->n; i++)
+		if (!strcmp(all->mounts[i].point, config->mountpoint))
+			found = &all->mounts[i];
+	if (!found || strcmp(found->type, "fuse.tierfs"))
 		return fail_why(ret_why, -EINVAL, "%s: no tierfs is mounted",
 				config->mountpoint);
-	if (strcmp(m.source, config->front))
+	if (strcmp(found->source, config->front))
 		return fail_why(ret_why, -EINVAL, "%s: %s is mounted, not %s",
-				config->mountpoint, m.source, config->front);
-	*ret = m;
-	m = (struct mount){.type = NULL};
+				config->mountpoint, found->source,
+				config->front);
+	*ret = found;
 	return 0;
 }
 
@@ -267,20 +229,27 @@ static int tell_daemon(int fd, const struct config *config, bool check,
 
 int remount(const struct config *config, char **ret_why)
 {
-	_cleanup_(mount_free) struct mount now = {.type = NULL};
+	_cleanup_(mounts_free) struct mounts all = {.mounts = NULL};
 	_cleanup_close_ int fd = -1;
-	int err = find_mount(config, &now, ret_why);
+	const struct mount *now = NULL;
+	int err = mounts_read(&all);
 
 	if (err)
+		return fail_why(ret_why, err, "/proc/self/mountinfo: %s",
+				strerror(-err));
+	err = find_mount(&all, config, &now, ret_why);
+	if (err)
 		return err;
-	fd = find_daemon(now.device);
+	fd = find_daemon(now->device);
 	if (fd < 0)
 		return fail_why(ret_why, -ESRCH,
 				"%s: its daemon does not answer in %s",
 				config->mountpoint, CONTROL_DIR);
 	err = tell_daemon(fd, config, true, ret_why);
 	if (!err)
-		err = set_flags(config, now.flags, ret_why);
+		err = set_flags(config,
+				flags_of(now->options) | flags_of(now->super),
+				ret_why);
 	if (!err)
 		err = tell_daemon(fd, config, false, ret_why);
 	return err;

@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "cleanup.h"
+#include "mountinfo.h"
 #include "tierctl.h"
 #include "util.h"
 
@@ -28,69 +29,17 @@
 #define STATX_MNT_ID 0x00001000U
 #endif
 
-/* A line of mountinfo. */
-struct mount {
-	uint64_t id;
-	char device[32];
-	char *root;  /* of the file system, that is mounted */
-	char *point; /* where */
-};
-
-static struct mount *mounts;
-static size_t nmounts;
-
-/* ---- mountinfo ----------------------------------------------------------- */
-
-static void mounts_free(void)
-{
-	for (size_t i = 0; i < nmounts; i++) {
-		free(mounts[i].root);
-		free(mounts[i].point);
-	}
-	free(mounts);
-	mounts = NULL;
-	nmounts = 0;
-}
-
-static void mounts_read(void)
-{
-	FILE *f = fopen("/proc/self/mountinfo", "re");
-	_cleanup_free_ char *line = NULL;
-	size_t cap = 0;
-
-	mounts_free();
-	while (f && getline(&line, &cap, f) > 0) {
-		struct mount m = {0};
-		struct mount *more;
-		unsigned long long id;
-
-		if (sscanf(line, "%llu %*u %31s %ms %ms", &id, m.device,
-			   &m.root, &m.point) == 4) {
-			m.id = id;
-			unescape_octal(m.root);
-			unescape_octal(m.point);
-			more = reallocarray(mounts, nmounts + 1, sizeof(m));
-			if (more) {
-				mounts = more;
-				mounts[nmounts++] = m;
-				continue;
-			}
-		}
-		free(m.root);
-		free(m.point);
-	}
-	if (f)
-		fclose(f);
-}
+static struct mounts all;
 
 static const struct mount *mount_find(uint64_t id)
 {
 	for (int tries = 0; tries < 2; tries++) {
-		for (size_t i = 0; i < nmounts; i++) {
-			if (mounts[i].id == id)
-				return &mounts[i];
-		}
-		mounts_read();
+		for (size_t i = 0; i < all.n; i++)
+			if (all.mounts[i].id == id)
+				return &all.mounts[i];
+		mounts_free(&all);
+		if (mounts_read(&all))
+			break;
 	}
 	return NULL;
 }
@@ -343,5 +292,5 @@ void daemons_free(struct tool *tool)
 	for (unsigned int i = 0; i < tool->ndaemons; i++)
 		daemon_free(&tool->daemons[i]);
 	free(tool->daemons);
-	mounts_free();
+	mounts_free(&all);
 }

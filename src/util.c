@@ -304,24 +304,6 @@ int thread_start(pthread_t *ret_thread, const char *name, void *(*run)(void *),
 	return 0;
 }
 
-void unescape_octal(char *text)
-{
-	char *to = text;
-
-	while (*text) {
-		if (text[0] == '\\' && text[1] >= '0' && text[1] <= '3' &&
-		    text[2] >= '0' && text[2] <= '7' && text[3] >= '0' &&
-		    text[3] <= '7') {
-			*to++ = (text[1] - '0') << 6 | (text[2] - '0') << 3 |
-				(text[3] - '0');
-			text += 4;
-		} else {
-			*to++ = *text++;
-		}
-	}
-	*to = '\0';
-}
-
 /* The fields of /proc/PID/stat from the third one on, the state; NULL and errno:
  * it cannot be read. */
 static const char *proc_stat(pid_t pid, char *buf, size_t size)

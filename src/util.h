@@ -73,9 +73,6 @@ ssize_t getxattr_fd(int fd, const char *name, void *buf, size_t size);
 int setxattr_fd(int fd, const char *name, const void *buf, size_t size);
 int removexattr_fd(int fd, const char *name);
 
-/* Undoes mountinfo's \ooo, in place. */
-void unescape_octal(char *text);
-
 /* Formats bytes as "4.2M" (binary multiples), for people. */
 #define SIZE_TEXT_LEN 16
 const char *size_text(uint64_t bytes, char buf[SIZE_TEXT_LEN]);
