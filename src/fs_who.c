@@ -40,24 +40,6 @@ struct facts {
 	const char *cgroups[CGROUPS_MAX];
 };
 
-/* Of /proc/PID/NAME what fits; false: there is no such thing. */
-static bool read_proc(pid_t pid, const char *name, char *buf, size_t size)
-{
-	_cleanup_close_ int fd = -1;
-	char path[64];
-	size_t len = 0;
-	ssize_t n;
-
-	snprintf(path, sizeof(path), "/proc/%d/%s", pid, name);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return false;
-	while (len < size - 1 && (n = read(fd, buf + len, size - 1 - len)) > 0)
-		len += (size_t)n;
-	buf[len] = '\0';
-	return true;
-}
-
 /* The rest of the line that begins with key. */
 static const char *line_of(const char *text, const char *key)
 {
@@ -91,7 +73,7 @@ static void add_comm(struct facts *facts, unsigned int i, pid_t pid)
 {
 	char *comm = facts->comm[i];
 
-	if (!read_proc(pid, "comm", comm, sizeof(facts->comm[i])))
+	if (proc_read(pid, "comm", comm, sizeof(facts->comm[i])) < 0)
 		return;
 	comm[strcspn(comm, "\n")] = '\0';
 	facts->rule.comms[i] = comm;
@@ -133,15 +115,16 @@ static void find_facts(fuse_req_t req, unsigned int needs, struct facts *facts)
 	if (ctx->pid <= 0)
 		return;
 	if (needs & (RECALL_NEEDS_GROUPS | RECALL_NEEDS_COMMAND) &&
-	    read_proc(ctx->pid, "status", facts->status,
-		      sizeof(facts->status))) {
+	    proc_read(ctx->pid, "status", facts->status,
+		      sizeof(facts->status)) >= 0) {
 		if (needs & RECALL_NEEDS_GROUPS)
 			add_groups(facts);
 		if (needs & RECALL_NEEDS_COMMAND)
 			add_comms(facts, ctx->pid);
 	}
 	if (needs & RECALL_NEEDS_CGROUP &&
-	    read_proc(ctx->pid, "cgroup", facts->cgroup, sizeof(facts->cgroup)))
+	    proc_read(ctx->pid, "cgroup", facts->cgroup,
+		      sizeof(facts->cgroup)) >= 0)
 		add_cgroups(facts);
 }
 

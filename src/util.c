@@ -18,6 +18,8 @@
 
 #include "cleanup.h"
 
+#define STAT_LEN 512 /* of /proc/PID/stat, what is looked at */
+
 #ifndef SYS_getxattrat
 #define SYS_getxattrat 464 /* the same number on every architecture */
 #endif
@@ -304,53 +306,69 @@ int thread_start(pthread_t *ret_thread, const char *name, void *(*run)(void *),
 	return 0;
 }
 
-/* The fields of /proc/PID/stat from the third one on, the state; NULL and errno:
- * it cannot be read. */
-static const char *proc_stat(pid_t pid, char *buf, size_t size)
+ssize_t proc_read(pid_t pid, const char *name, char *buf, size_t size)
 {
 	_cleanup_close_ int fd = -1;
-	const char *name_end;
-	char path[32];
-	ssize_t len;
+	char path[64];
+	size_t len = 0;
+	ssize_t n = 1;
 
-	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+	snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, name);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
-		return NULL;
-	len = read(fd, buf, size - 1);
-	if (len < 0)
-		return NULL;
+		return -errno;
+	while (len < size - 1 && (n = read(fd, buf + len, size - 1 - len)) > 0)
+		len += (size_t)n;
+	if (n < 0)
+		return -errno;
 	buf[len] = '\0';
+	return (ssize_t)len;
+}
+
+/* The fields of /proc/PID/stat from the third one on, the state. -errno, as
+ * proc_read() and -EIO. */
+static int proc_stat(pid_t pid, char buf[STAT_LEN], const char **ret)
+{
+	ssize_t len = proc_read(pid, "stat", buf, STAT_LEN);
+	const char *name_end;
+
+	if (len < 0)
+		return (int)len;
 	/* "PID (NAME) STATE ...", and the name may hold anything. */
 	name_end = strrchr(buf, ')');
-	errno = EIO;
-	return name_end && name_end[1] == ' ' ? name_end + 2 : NULL;
+	if (!name_end || name_end[1] != ' ')
+		return -EIO;
+	*ret = name_end + 2;
+	return 0;
 }
 
 bool process_is_dead(pid_t pid)
 {
-	char buf[512];
-	const char *stat = proc_stat(pid, buf, sizeof(buf));
+	char buf[STAT_LEN];
+	const char *stat = "";
+	int err = proc_stat(pid, buf, &stat);
 
-	if (!stat)
-		return errno == ENOENT || errno == ESRCH;
+	if (err)
+		return err == -ENOENT || err == -ESRCH;
 	return *stat == 'Z' || *stat == 'X' || *stat == 'x';
 }
 
 bool thread_is_ready(pid_t tid)
 {
-	char buf[512];
-	const char *stat = proc_stat(tid, buf, sizeof(buf));
+	char buf[STAT_LEN];
+	const char *stat = "";
 
-	return stat && *stat == 'R';
+	return !proc_stat(tid, buf, &stat) && *stat == 'R';
 }
 
 /* proc_pid_stat(5): field 39, "processor". */
 int thread_cpu(pid_t tid)
 {
-	char buf[512];
-	const char *at = proc_stat(tid, buf, sizeof(buf));
+	char buf[STAT_LEN];
+	const char *at = "";
 
+	if (proc_stat(tid, buf, &at))
+		return -1;
 	for (int field = 3; at && field < 39; field++) {
 		at = strchr(at, ' ');
 		at = at ? at + 1 : NULL;

@@ -111,6 +111,10 @@ static inline bool is_no_room(int err)
 int write_file_durably(int dirfd, const char *name, const void *buf,
 		       size_t len);
 
+/* Of the text of /proc/PID/NAME what fits, with a NUL. Returns its length, or
+ * -errno (-ENOENT, -ESRCH: there is no such process any more). */
+ssize_t proc_read(pid_t pid, const char *name, char *buf, size_t size);
+
 /* Was that process killed, so that it runs no code of its own any more? Threads
  * of it may be left that the kernel holds, and keep what was open. */
 bool process_is_dead(pid_t pid);
