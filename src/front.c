@@ -47,6 +47,7 @@
 #define PROBE_FILE "probe"
 #define OTHER_CASE ".TIERFS" /* of TIERFS_META_DIR */
 #define EA_ROOM	   256	     /* usually all of it */
+#define ENOMEM_US  20000     /* until it is believed */
 
 static void front_closep(struct front **front)
 {
@@ -491,7 +492,15 @@ int front_open_handle(struct front *front, const struct front_handle *handle,
 	if (handle->len == 0 || handle->len > FRONT_HANDLE_BYTES)
 		return -ESTALE;
 	memcpy(h.fh.f_handle, handle->bytes, handle->len);
-	fd = open_by_handle_at(front->root_fd, &h.fh, flags | O_CLOEXEC);
+	/* ext4 says so, too, of a number that was another file's and is being
+	 * given to a new one just now: iget_locked() has no inode for it, as
+	 * long as that is I_CREATING (Linux 6.18). */
+	for (useconds_t us = 10;
+	     (fd = open_by_handle_at(front->root_fd, &h.fh,
+				     flags | O_CLOEXEC)) < 0 &&
+	     errno == ENOMEM && us < ENOMEM_US;
+	     us *= 2)
+		usleep(us);
 	return fd < 0 ? -errno : fd;
 }
 

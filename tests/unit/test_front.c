@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -530,6 +531,46 @@ static void usage(void **state)
 	front_close(front);
 }
 
+#define REUSES 20000
+
+static void *reuse_numbers(void *arg)
+{
+	const int *top = arg;
+
+	for (int i = 0; i < REUSES; i++) {
+		int fd = openat(*top, "new", O_WRONLY | O_CREAT | O_EXCL, 0600);
+
+		if (fd < 0 || close(fd) || unlinkat(*top, "new", 0))
+			return arg;
+	}
+	return NULL;
+}
+
+/* A file that is gone is gone, and not for want of memory, while others are
+ * given its number. */
+static void a_number_is_reused(void **state)
+{
+	struct front *front = opened("fast");
+	struct front_handle handle;
+	unsigned int others = 0;
+	pthread_t thread;
+	void *failed;
+	int top;
+
+	top = open(dir, O_RDONLY | O_DIRECTORY);
+	assert_true(top >= 0);
+	write_text("old", "", 0);
+	assert_int_equal(front_handle_at(front, top, "old", &handle), 0);
+	assert_int_equal(unlinkat(top, "old", 0), 0);
+	assert_int_equal(pthread_create(&thread, NULL, reuse_numbers, &top), 0);
+	for (int i = 0; i < REUSES; i++)
+		others += front_open_handle(front, &handle, O_PATH) != -ESTALE;
+	pthread_join(thread, &failed);
+	close(top);
+	assert_true(!failed && !others);
+	front_close(front);
+}
+
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 
 int main(void)
@@ -547,6 +588,7 @@ int main(void)
 		TEST(targets_are_remembered),
 		TEST(a_failed_write_adds_nothing),
 		TEST(handles),
+		TEST(a_number_is_reused),
 		TEST(attributes),
 		TEST(the_recorded_attribute_is_kept),
 		TEST(without_privileges),
