@@ -38,6 +38,7 @@ from bench import (arguments, cold, progress, report, report_pairs, rig,
 from bench_drain_high import change
 from files import GIB, MIB, cached, libc
 from rig import binary, drop_caches, run, wait_for
+from tracing import instance
 
 SEEK, TRACK = 0.008, MIB
 SMALL = 16384
@@ -51,13 +52,11 @@ ISSUED = re.compile(r"block_rq_issue: [\d,]+ (\w+) (\d+) \(.*?\) (\d+) \+")
 def traced(disk):
     """Yields a list that has (kind, first byte, bytes) of each I/O that the disk
     is given, when it ends."""
-    top = Path("/sys/kernel/tracing/instances", f"tierfs-{os.getpid()}")
+    top = instance(disk.rig, 32768)
     event = top / "events/block/block_rq_issue"
     rdev = os.stat(disk.loop).st_rdev
     found = []
-    top.mkdir()
     try:
-        (top / "buffer_size_kb").write_text("32768", encoding="ascii")
         (event / "filter").write_text(
             f"dev == {os.major(rdev) << 20 | os.minor(rdev)}",
             encoding="ascii")

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: MIT
 """How many requests the kernel sends to a FUSE daemon, by kind: counted by the
-tracepoint fuse:fuse_request_send, in a buffer of our own, so that who else
-traces is not disturbed. FORGET is not among them: nobody waits for it."""
+tracepoint fuse:fuse_request_send. FORGET is not among them: nobody waits for
+it."""
 
 import os
 import re
 from collections import Counter
-from pathlib import Path
 
-from rig import is_mounted, run
+from tracing import instance
 
 BUFFER_KB = 65536
 SENT = re.compile(r"fuse_request_send: .*\(FUSE_(\w+)\)")
@@ -18,16 +17,8 @@ class Requests:
     """Counts what one connection at a time is sent."""
 
     def __init__(self, rig):
-        top = Path("/sys/kernel/tracing")
-        if not (top / "instances").is_dir():
-            top = rig.dir / "tracefs"
-            top.mkdir(exist_ok=True)
-            if not is_mounted(top):
-                run("mount", "-t", "tracefs", "none", top)
-        self.dir = top / "instances" / f"tierfs-{os.getpid()}"
-        self.dir.mkdir()
+        self.dir = instance(rig, BUFFER_KB)
         self.event = self.dir / "events/fuse/fuse_request_send"
-        self.write(self.dir / "buffer_size_kb", BUFFER_KB)
 
     @staticmethod
     def write(path, value):
