@@ -127,8 +127,11 @@ def small(r, args):
         progress(f"{how.__name__}: {ios[how.__name__][-1]} I/Os")
         return took
 
+    def migrate(path):
+        tier.do("migrate", "-r", path, timeout=3600)
+
     def ours():
-        return count(tier.migrate, top)
+        return count(migrate, top)
 
     if args.sample:
         compare(f"migrate {args.files} of 16 KiB, to copying and fsync of each",
