@@ -130,7 +130,7 @@ def make_passthrough_hp(name):
                "-I", built.parents[1], "-I", source / "include",
                "-I", source / "lib", "-o", program,
                source / "example" / "passthrough_hp.cc", built,
-               "-lpthread", "-ldl", "-luring", "-lnuma", check=False)
+               "-lpthread", "-ldl", "-luring", check=False)
     if done.returncode:
         raise Unavailable(f"passthrough_hp: {done.stderr[-300:]}")
     return program
