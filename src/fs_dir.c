@@ -25,19 +25,13 @@
 /* What an entry takes in an answer of READDIRPLUS, in terms of the front's. */
 #define PLUS_FACTOR 5
 
-struct dirent_raw {
-	uint64_t ino;
-	int64_t off;
-	uint16_t reclen;
-	uint8_t type;
-	char name[];
-};
-
 /* The front's directory while one request reads it. */
 struct dir_read {
 	int fd;
 	size_t ask; /* bytes at a time */
 	size_t pos, len;
+	fuse_req_t req;
+	struct fs_ahead *ahead; /* in buf; NULL: nobody looks ahead */
 	char buf[DIR_BUF] __attribute__((aligned(8)));
 };
 
@@ -73,11 +67,13 @@ void fs_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync,
 }
 
 /* The next entry, NULL at the end or with -errno in *ret_err. */
-static struct dirent_raw *dir_next(struct dir_read *dir, int *ret_err)
+static struct fs_dirent *dir_next(struct dir_read *dir, int *ret_err)
 {
 	if (dir->pos == dir->len) {
 		long n = syscall(SYS_getdents64, dir->fd, dir->buf, dir->ask);
 
+		fs_ahead_end(dir->ahead);
+		dir->ahead = NULL;
 		dir->pos = dir->len = 0;
 		if (n <= 0) {
 			/* ENOENT: the directory was removed. */
@@ -85,8 +81,11 @@ static struct dirent_raw *dir_next(struct dir_read *dir, int *ret_err)
 			return NULL;
 		}
 		dir->len = n;
+		dir->ahead =
+			fs_ahead_begin(dir->req, dir->fd, dir->buf, dir->len);
 	}
-	return (struct dirent_raw *)(dir->buf + dir->pos);
+	fs_ahead_at(dir->ahead, dir->pos);
+	return (struct fs_dirent *)(dir->buf + dir->pos);
 }
 
 struct dir_fill {
@@ -98,7 +97,7 @@ struct dir_fill {
 };
 
 /* 1: added or passed over; 0: no room left; -errno. */
-static int fill_entry(struct dir_fill *fill, const struct dirent_raw *ent)
+static int fill_entry(struct dir_fill *fill, const struct fs_dirent *ent)
 {
 	_cleanup_(node_unrefp) struct node *node = NULL;
 	size_t room = fill->size - fill->used, need;
@@ -145,7 +144,7 @@ static int fill_entry(struct dir_fill *fill, const struct dirent_raw *ent)
 static int read_entries(struct dir_fill *fill, off_t off)
 {
 	struct dir_read dir;
-	struct dirent_raw *ent;
+	struct fs_dirent *ent;
 	_cleanup_close_ int fd = node_open(fill->dir, O_RDONLY | O_DIRECTORY);
 	int err = 0;
 
@@ -155,6 +154,8 @@ static int read_entries(struct dir_fill *fill, off_t off)
 		return -errno;
 	dir.fd = fd;
 	dir.pos = dir.len = 0;
+	dir.req = fill->req;
+	dir.ahead = NULL;
 	dir.ask = fill->plus ? fill->size / PLUS_FACTOR : fill->size;
 	if (dir.ask < DIR_MIN)
 		dir.ask = DIR_MIN;
@@ -162,6 +163,7 @@ static int read_entries(struct dir_fill *fill, off_t off)
 		dir.ask = sizeof(dir.buf);
 	while ((ent = dir_next(&dir, &err)) && fill_entry(fill, ent) > 0)
 		dir.pos += ent->reclen;
+	fs_ahead_end(dir.ahead);
 	return err;
 }
 

@@ -299,6 +299,26 @@ void fs_read_later(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
 /* Puts what may hand over in the place of the operations themselves. */
 void fs_later_ops(struct fuse_lowlevel_ops *ops);
 
+/* ---- directories (fs_dir.c, fs_ahead.c) --------------------------------------- */
+
+/* What getdents64(2) returns. */
+struct fs_dirent {
+	uint64_t ino;
+	int64_t off;
+	uint16_t reclen;
+	uint8_t type;
+	char name[];
+};
+
+/* A worker asks for the attributes of what len bytes of entries name in the
+ * directory fd, from the last one on, until it meets who lists them: he says
+ * where he is (bytes), and the end. NULL, which the others take: too few, or
+ * there is no room for it. req is not used any more when it returns. */
+struct fs_ahead *fs_ahead_begin(fuse_req_t req, int fd, const void *names,
+				size_t len);
+void fs_ahead_at(struct fs_ahead *ahead, size_t pos);
+void fs_ahead_end(struct fs_ahead *ahead);
+
 /* ---- the operations --------------------------------------------------------- */
 
 void fs_lookup(fuse_req_t req, fuse_ino_t parent, const char *name);

@@ -5,7 +5,7 @@
  *
  * Over io_uring one thread serves all requests of a CPU: while a handler waits
  * there, every client of that CPU does. (By /dev/fuse a thread more is started,
- * and nothing here is needed.) So what can wait for long is handed to a worker,
+ * and none of this is needed.) So what can wait for long is handed to a worker,
  * which answers; a request's arguments lie in its own entry of the ring and
  * stay until then.
  *
@@ -25,6 +25,8 @@
  *              know that it is cold. An unlinked file is kept until the kernel
  *              forgets it, which it says by /dev/fuse: its blocks are freed
  *              there.
+ *
+ * Whichever way requests come, workers look ahead in directories (fs_ahead.c).
  *
  * Workers are started when a job finds none idle, up to max_threads, and stay.
  * With all of them waiting, further jobs do; what the rings' threads do

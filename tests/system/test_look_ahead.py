@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: MIT
+"""A directory is listed with somebody looking ahead in it."""
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from rig import drop_caches, fuse_parameter, wait_for
+
+FILES, SMALL = 300, 10
+ROUNDS = 15
+
+# The kernel has one parameter for io_uring.
+pytestmark = pytest.mark.xdist_group("io_uring")
+
+
+@pytest.fixture(name="tier", params=["off", "on"])
+def by_each_way(rig, request):
+    tier = rig.tier("ext4")
+    with fuse_parameter("Y"):
+        tier.mount(f"io_uring={request.param}")
+    tier.uring = tier.mount_status()["io_uring"]
+    assert tier.uring == (request.param == "on")
+    yield tier
+    tier.close()
+
+
+def fill(top, n):
+    top.mkdir()
+    for i in range(n):
+        (top / f"stays{i}").write_bytes(b"x" * i)
+
+
+def workers(tier):
+    names = (p.read_text() for p in
+             Path(f"/proc/{tier.daemon.pid}/task").glob("*/comm"))
+    return sum(name == "fuse-work\n" for name in names)
+
+
+def sizes(top):
+    """Of all that a listing finds, by name: a list each."""
+    found = {}
+    with os.scandir(top) as entries:
+        for entry in entries:
+            try:
+                size = entry.stat(follow_symlinks=False).st_size
+            except FileNotFoundError:
+                continue
+            found.setdefault(entry.name, []).append(size)
+    return found
+
+
+def test_only_where_it_helps(tier):
+    """By /dev/fuse nothing else needs a worker."""
+    fill(tier.front / "small", SMALL)
+    fill(tier.front / "large", FILES)
+    drop_caches()
+    assert len(sizes(tier.mnt / "small")) == SMALL
+    alone = workers(tier)
+    assert tier.uring or not alone
+    assert len(sizes(tier.mnt / "large")) == FILES
+    wait_for(lambda: workers(tier) == alone + 1, 5)
+
+
+def test_while_names_come_and_go(tier):
+    """What stays is listed once, as it is."""
+    top = tier.mnt / "dir"
+    fill(top, FILES)
+    stop = threading.Event()
+
+    def come_and_go():
+        while not stop.is_set():
+            for i in range(0, FILES, 3):
+                (top / f"goes{i}").write_bytes(b"y")
+                (top / f"goes{i}").rename(top / f"moved{i}")
+            for i in range(0, FILES, 3):
+                (top / f"moved{i}").unlink()
+
+    other = threading.Thread(target=come_and_go)
+    other.start()
+    try:
+        for _ in range(ROUNDS):
+            drop_caches()
+            found = sizes(top)
+            for i in range(FILES):
+                assert found[f"stays{i}"] == [i]
+    finally:
+        stop.set()
+        other.join()
