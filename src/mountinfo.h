@@ -31,8 +31,8 @@ struct mounts {
 int mounts_read(struct mounts *ret);
 void mounts_free(struct mounts *mounts);
 
-/* Takes one line apart, in place; it stays the caller's until then. false: it is
- * not one, *ret is as it was. */
+/* Takes one line apart, in place, which is the caller's to free. false: it is not
+ * one, *ret is as it was. */
 bool mount_parse(char *line, struct mount *ret);
 
 #endif
