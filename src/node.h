@@ -37,6 +37,7 @@ enum node_flags {
 	NODE_EA = 0x01,	      /* the front's inode may have a spill EA */
 	NODE_UNLINKED = 0x02, /* no name left; nlink shows one less */
 	NODE_VOLATILE = 0x04, /* writers or mappings: do not cache attributes */
+	NODE_LEFT = 0x08,     /* unlinked, and what it leaves is queued */
 };
 
 /* What the table holds: immutable, so that readers may compare it without a

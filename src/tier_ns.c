@@ -152,7 +152,15 @@ static void queue_orphan(struct tier_file *file)
 		return; /* found in orphans at the next mount */
 	if (st.st_nlink == 0)
 		return; /* a plain file: nothing names it any more */
-	tier_stale_file(file->tier, &file->ea, file->write_intent, st.st_ino);
+	/* Closed again, by who opened it while it was unlinked, or by a path of
+	 * /proc. What was queued may be done before this would be: then the
+	 * number is a new file's, whose holder would go. */
+	if (atomic_fetch_or(&file->node->flags, NODE_LEFT) & NODE_LEFT)
+		tier_stale_file(file->tier, &(struct spill_ea){0},
+				file->write_intent, 0);
+	else
+		tier_stale_file(file->tier, &file->ea, file->write_intent,
+				st.st_ino);
 	file->write_intent = 0;
 	/* Nothing is to be deleted twice. */
 	file->ea.ncopies = 0;

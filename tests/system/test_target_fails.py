@@ -183,6 +183,30 @@ def test_readonly(own):
     assert len(told(own, "can be written again")) == 1
 
 
+def test_opened_again_without_a_name(own):
+    """What it leaves is queued once, and named until it is deleted."""
+    prepare(own)
+    top = own.front / ".tierfs"
+    own.do("restore", own.mnt / "cold")
+    own.target_disk.remount("ro")
+    becomes(own, "readonly")
+    objects = len(own.objects())
+    held = os.open(own.mnt / "cold", os.O_PATH)
+    (own.mnt / "cold").unlink()
+    wait_for(lambda: own.mount_status()["targets"][0]["deletes"] == 1)
+    os.close(os.open(f"/proc/self/fd/{held}", os.O_RDONLY))
+    os.close(held)
+    settled(own)
+    assert own.mount_status()["targets"][0]["deletes"] == 1
+    assert len(os.listdir(top / "orphans")) == 1
+    assert len(os.listdir(top / "inodes")) == 1
+    own.target_disk.remount("rw")
+    becomes(own, "ok")
+    wait_for(lambda: len(own.objects()) == objects - 1)
+    wait_for(lambda: not os.listdir(top / "orphans")
+             and not os.listdir(top / "inodes"))
+
+
 def test_mounted_readonly_at_the_start(own):
     known = prepare(own)
     own.umount()
