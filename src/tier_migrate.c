@@ -366,7 +366,8 @@ void tier_migrate_run(struct mover_job *job, struct tier_move **moves, size_t n,
 		      bool release_after)
 {
 	struct tier *tier = moves[0]->file->tier;
-	int target = tier_choose_target(tier, moves[0]->only, job->bytes), err;
+	uint8_t only = moves[0]->only;
+	int target = tier_choose_target(tier, only, job->bytes), err;
 
 	if (atomic_load(&job->ctl.cancelled))
 		target = -ECANCELED;
@@ -377,9 +378,8 @@ void tier_migrate_run(struct mover_job *job, struct tier_move **moves, size_t n,
 		for (size_t i = 0; i < n; i++) {
 			if (target == -EIO)
 				tier_result(moves[i], TIER_FAILED,
-					    moves[0]->only
-						    ? "its target is not online"
-						    : "no target is online");
+					    only ? "its target is not online"
+						 : "no target is online");
 			else
 				refuse(moves[i], err);
 			tier_move_end(moves[i], 0);
