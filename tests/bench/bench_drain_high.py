@@ -21,7 +21,7 @@ import time
 
 from bench import arguments, progress, report, rig
 from files import MIB, cached
-from rig import binary, drop_caches, run, wait_for
+from rig import drop_caches, wait_for
 
 SIZE = 16 * MIB
 GOAL = 2000
@@ -38,11 +38,6 @@ def make(path, block, reserved):
         for i in range(SIZE // len(block)):
             os.pwrite(fd, block, i * len(block))
     os.close(fd)
-
-
-def change(tier, *options):
-    run(binary("tierfs"), "-o", ",".join(("remount", *options)), tier.front,
-        tier.mnt)
 
 
 def use(disk):
@@ -107,14 +102,14 @@ def drain(r, args, state):
              f"{100 * share:.0f} % of that in the page cache")
     # What it takes from full to nearly empty, which is the most files.
     if state == "near":
-        change(tier, "policy=auto", f"high={full + 1:.2f}", f"low={LOW}")
+        tier.change("policy=auto", f"high={full + 1:.2f}", f"low={LOW}")
         start = time.monotonic()
         left = 1 - over(front) / (args.files * SIZE)
         wait_for(lambda: share_cached(tier, args.files) < left + 0.06, 60)
         progress(f"they left within {time.monotonic() - start:.2f} s")
-    change(tier, f"high={full - 1:.2f}", f"low={LOW}")
+    tier.change(f"high={full - 1:.2f}", f"low={LOW}")
     start = time.monotonic()
-    change(tier, "policy=auto")
+    tier.change("policy=auto")
     wait_for(lambda: use(front) <= LOW + 0.05, 170, step=0.005)
     took = time.monotonic() - start
     files = moved(tier)

@@ -30,7 +30,6 @@ os.environ.setdefault("TIERFS_TEST_DIR", "/dev/shm")
 
 # pylint: disable=wrong-import-position
 from bench import arguments, compare, progress, report_pairs, rig, seconds
-from bench_drain_high import change
 from files import GIB, MIB, libc
 from rig import drop_caches, run, wait_for, waiting_threads
 
@@ -89,12 +88,12 @@ class Copying:
         return self.disk.sectors()[1] * 512
 
     def go(self):
-        change(self.tier, "bwlimit=none")
+        self.tier.change("bwlimit=none")
         before = self.written()
         wait_for(lambda: self.written() > before + 8 * MIB, 30)
 
     def stop(self):
-        change(self.tier, STOPPED)
+        self.tier.change(STOPPED)
         before = -1
         while before != self.written():
             before = self.written()

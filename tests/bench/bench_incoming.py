@@ -22,7 +22,7 @@ import time
 os.environ.setdefault("TIERFS_TEST_DIR", "/dev/shm")
 
 from bench import arguments, progress, report, rig  # noqa: E402
-from bench_drain_high import SIZE, change, make, name, use  # noqa: E402
+from bench_drain_high import SIZE, make, name, use  # noqa: E402
 from files import GIB, MIB  # noqa: E402
 
 HIGH, LOW = 80, 60
@@ -98,7 +98,7 @@ def fill(r, args):
     tier.do("report", tier.mnt)
     front.settle()
     progress(f"{n} files of {SIZE // MIB} MiB, {use(front):.1f} % in use")
-    change(tier, "policy=auto", f"high={HIGH}", f"low={LOW}")
+    tier.change("policy=auto", f"high={HIGH}", f"low={LOW}")
     # As it is after a while: the thread sleeps as long as it may.
     time.sleep(3)
     return tier, front

@@ -35,9 +35,8 @@ from pathlib import Path
 
 from bench import (arguments, cold, progress, report, report_pairs, rig,
                    seconds, serviced)
-from bench_drain_high import change
 from files import GIB, MIB, cached, libc
-from rig import binary, drop_caches, run, wait_for
+from rig import drop_caches, run, wait_for
 from tracing import instance
 
 SEEK, TRACK = 0.008, MIB
@@ -194,10 +193,10 @@ def cpu(r, args):
         tier.migrate(tier.mnt / "old")
 
     def background():
-        change(tier, "policy=auto")
+        tier.change("policy=auto")
         wait_for(lambda: tier.mount_status()["states"]["migrated"]["bytes"]
                  >= size, 170, step=0.2)
-        change(tier, "policy=manual")
+        tier.change("policy=manual")
 
     def without_copies():
         """Written to since, they are to be copied again, or so it seems."""

@@ -362,6 +362,11 @@ class Tier:
         self.umount()
         return self.mount(*options)
 
+    def change(self, *options):
+        """mount -o remount: the daemon goes on."""
+        run(binary("tierfs"), "-o", ",".join(("remount", *options)),
+            self.front, self.mnt)
+
     def kill(self):
         """kill -9, and the dead mount removed."""
         self.daemon.kill()

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from files import MIB, cached, digest, put
-from rig import binary, run, wait_for
+from rig import run, wait_for
 
 # All that is a byte long goes, but only when room is needed.
 NEEDED = ("policy=auto", "migrate_age=365d", "migrate_size=1")
@@ -27,12 +27,6 @@ def small_tier(rig):
     tier = rig.tier("ext4", front=front, target=target)
     yield tier
     tier.close()
-
-
-def change(tier, *options):
-    """mount -o remount."""
-    run(binary("tierfs"), "-o", ",".join(("remount", *options)), tier.front,
-        tier.mnt)
 
 
 def old(tier, name, size, days, seed=0):
@@ -113,7 +107,7 @@ def test_age(one):
         old(one, name, size, days)
     one.mount("policy=manual", "migrate_age=1d", "migrate_size=10k")
     one.do("pin", one.mnt / "pinned")
-    change(one, "policy=auto")
+    one.change("policy=auto")
     is_state(one, one.mnt / "old", "migrated")
     known(one, one.mnt / "pinned")
     for name, kind in (("young", "young"), ("small", "small"),
@@ -204,7 +198,7 @@ def test_manual_moves_nothing(small):
     assert "manual" in kinds(small, paths[0])
     assert policy(small)["doing"] == "manual"
     assert not small.objects()
-    change(small, "policy=auto")
+    small.change("policy=auto")
     wait_for(lambda: states(small)["none"] == 0)
     wait_for(lambda: used(small) < 21)
 
@@ -221,7 +215,7 @@ def test_the_coldest_are_released(small):
     small.do("pin", paths[1])
     known(small, *paths)
     with open(paths[19], "rb"):
-        change(small, "high=60", "low=40")
+        small.change("high=60", "low=40")
         wait_for(lambda: used(small) <= 40)
         wait_for(lambda: not policy(small)["in_flight"])
         after = [small.state(p) for p in paths]
@@ -233,7 +227,7 @@ def test_the_coldest_are_released(small):
         assert "pinned" in kinds(small, paths[1])
         assert "open" in kinds(small, paths[19])
         # All that can go goes, the open one stays.
-        change(small, "high=20", "low=2")
+        small.change("high=20", "low=2")
         wait_for(lambda: "in use: open" in held(small))
         wait_for(lambda: states(small)["released"] == 18)
         assert small.state(paths[19]) == small.state(paths[1]) == "migrated"
@@ -255,7 +249,7 @@ def test_what_goes_next_leaves_the_page_cache(small):
         digest(path)
     if cached(below[0]) is None:
         pytest.skip("no cachestat(2)")
-    change(small, "high=75", "low=45")
+    small.change("high=75", "low=45")
     assert 67.5 < used(small) < 75
     # At least the 50 MiB that are above low.
     wait_for(lambda: not any(cached(p) for p in below[1:6]))
@@ -264,7 +258,7 @@ def test_what_goes_next_leaves_the_page_cache(small):
         time.sleep(1)
         assert not cached(below[0])
     assert states(small)["released"] == 0
-    change(small, "high=60")
+    small.change("high=60")
     wait_for(lambda: used(small) <= 45)
 
 
@@ -297,7 +291,7 @@ def test_room_without_copies(small):
     small.mount(*NEEDED, "high=99", "low=90")
     paths = fill(small, 16)
     known(small, *paths)
-    change(small, "high=50", "low=30")
+    small.change("high=50", "low=30")
     wait_for(lambda: used(small) <= 31)
     after = [small.state(p) for p in paths]
     assert after[0] == "released" and after[-1] != "released"
@@ -337,10 +331,10 @@ def test_small_files_go_last(small):
     ranked(small, *tiny, *large)
     assert "small" in kinds(small, tiny[0])
     assert why(small, large[0])["rank"] < 3 <= why(small, tiny[0])["rank"]
-    change(small, "high=60", "low=50")
+    small.change("high=60", "low=50")
     wait_for(lambda: used(small) <= 51)
     assert "released" not in [small.state(p) for p in tiny]
-    change(small, "high=30", "low=20")
+    small.change("high=30", "low=20")
     wait_for(lambda: used(small) <= 21)
     assert [small.state(p) for p in large] == ["released"] * 3
     after = [small.state(p) for p in tiny]
@@ -438,7 +432,7 @@ def test_breaker(one):
               "breaker=20")
     # No object can be made there, but the target is.
     run("chattr", "+i", one.target / one.name)
-    change(one, "policy=auto")
+    one.change("policy=auto")
     wait_for(lambda: policy(one)["doing"] == "breaker")
     before = policy(one)
     assert before["retry_at"] and before["failed"] >= 16

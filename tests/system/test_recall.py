@@ -330,14 +330,11 @@ def test_recall_timeout_is_changed(slow):
     slow.rig.disks["slow"].drop_caches()
     slow.slow(1024)
 
-    def change(value):
-        run(binary("tierfs"), "-o", f"remount,recall_timeout={value}",
-            slow.front, slow.mnt)
-    changer = threading.Timer(2, change, ["3s"])
+    changer = threading.Timer(2, slow.change, ["recall_timeout=3s"])
     try:
         changer.start()
         overdue((slow.mnt / "f").read_bytes, 3)
-        change("none")
+        slow.change("recall_timeout=none")
     finally:
         slow.slow(0)
         changer.join()

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from files import put
-from rig import binary, run, wait_for
+from rig import wait_for
 
 RULES = """
 [rule scratch]
@@ -94,8 +94,8 @@ def test_what_cannot_change(one, conf):
 def test_options_win(one, conf):
     """Those of the command line, and of remounts since."""
     one.mount(f"config={conf}", "restore_after=7")
-    for options in ("high=95,ro", "rw"):
-        run(binary("tierfs"), "-o", f"remount,{options}", one.front, one.mnt)
+    one.change("high=95", "ro")
+    one.change("rw")
     conf.write_text("[tierfs]\nhigh = 65\nlow = 40\n", encoding="ascii")
     assert "configuration reloaded: 0 rules" in hangup(one)
     front = one.mount_status()["front"]

@@ -266,7 +266,7 @@ def test_nonblock_reader(slow):
     dd = ["dd", f"if={paths[0]}", "iflag=nonblock", "of=/dev/null"]
     assert run(*dd, check=False).returncode == 1
     run(*dd, group=4242)
-    run(binary("tierfs"), "-o", "remount,nonblock=wait", slow.front, slow.mnt)
+    slow.change("nonblock=wait")
     run(*dd)
     assert slow.state(paths[0]) == "released"
 
@@ -337,8 +337,7 @@ def test_budget(one):
     one.do("restore", paths[2])
     assert one.state(paths[2]) == "migrated"
     assert one.mount_status()["restores"]["used"] == 4 * MIB
-    run(binary("tierfs"), "-o", "remount,restore_budget=6M", one.front,
-        one.mnt)
+    one.change("restore_budget=6M")
     assert read(paths[3]) == "migrated"
     assert read(paths[4]) == "released"
     metrics = run(binary("tierctl"), "--mount", one.mnt, "metrics").stdout
