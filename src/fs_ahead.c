@@ -27,14 +27,12 @@
 
 #include "fs_impl.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #define NAMES_MIN 1024 /* bytes; for fewer nobody is woken */
-#define NAMES_MAX (32 * 1024)
 #define SAMPLE	  4    /* names that tell whether they are cached */
 #define COLD_NS	  3000 /* from so long on they are not */
 
@@ -63,7 +61,7 @@ static const struct fs_dirent *entry_at(const struct fs_ahead *ahead,
 static void run(struct fs_job *job)
 {
 	struct fs_ahead *ahead = job->arg;
-	uint16_t at[NAMES_MAX / sizeof(struct fs_dirent)];
+	uint16_t at[FS_DIRENTS / sizeof(struct fs_dirent)];
 	size_t n = 0, looked = 0;
 	struct stat st;
 	int64_t start;
@@ -89,7 +87,7 @@ struct fs_ahead *fs_ahead_begin(fuse_req_t req, int fd, const void *names,
 	struct fs_ahead *ahead;
 	struct fs_job *job;
 
-	if (len < NAMES_MIN || len > NAMES_MAX)
+	if (len < NAMES_MIN || len > FS_DIRENTS)
 		return NULL;
 	ahead = malloc(sizeof(*ahead) + len);
 	job = calloc(1, sizeof(*job));

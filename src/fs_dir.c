@@ -20,7 +20,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define DIR_BUF	    (32 * 1024)
 #define DIR_MIN	    2048
 /* What an entry takes in an answer of READDIRPLUS, in terms of the front's. */
 #define PLUS_FACTOR 5
@@ -32,7 +31,7 @@ struct dir_read {
 	size_t pos, len;
 	fuse_req_t req;
 	struct fs_ahead *ahead; /* in buf; NULL: nobody looks ahead */
-	char buf[DIR_BUF] __attribute__((aligned(8)));
+	char buf[FS_DIRENTS] __attribute__((aligned(8)));
 };
 
 void fs_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)

@@ -301,7 +301,8 @@ void fs_later_ops(struct fuse_lowlevel_ops *ops);
 
 /* ---- directories (fs_dir.c, fs_ahead.c) --------------------------------------- */
 
-/* What getdents64(2) returns. */
+/* What getdents64(2) returns, so much at once at most. */
+#define FS_DIRENTS (32 * 1024)
 struct fs_dirent {
 	uint64_t ino;
 	int64_t off;

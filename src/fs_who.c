@@ -21,12 +21,9 @@
 
 #include "fs_impl.h"
 
-#include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #define PROC_TEXT   8192
 #define GROUPS_MAX  256

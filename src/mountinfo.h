@@ -9,6 +9,11 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/stat.h>
+
+#ifndef STATX_MNT_ID /* linux/stat.h */
+#define STATX_MNT_ID 0x00001000U
+#endif
 
 /* As proc_pid_mountinfo(5) has it; what the kernel escaped is undone. */
 struct mount {

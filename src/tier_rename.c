@@ -162,9 +162,8 @@ static void tell_catalog(struct rename *r)
 	old = node_handle(r->parent);
 	new = node_handle(r->newparent);
 	if (r->tell_victim && !(r->flags & RENAME_EXCHANGE))
-		tier_tell_unnamed(r->tier, &r->victim.handle, r->newparent,
-				  r->newname,
-				  r->victim_linked ? LEFT_NAMES : LEFT_ORPHAN);
+		(r->victim_linked ? catalog_unlinked : catalog_unnamed)(
+			catalog, &r->victim.handle, &new, r->newname);
 	if (r->tell)
 		catalog_renamed(catalog, &r->old.handle, &old, r->name, &new,
 				r->newname);

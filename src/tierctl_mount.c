@@ -25,10 +25,6 @@
 #include "tierctl.h"
 #include "util.h"
 
-#ifndef STATX_MNT_ID
-#define STATX_MNT_ID 0x00001000U
-#endif
-
 static struct mounts all;
 
 static const struct mount *mount_find(uint64_t id)

@@ -1,19 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 #include "check.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "cleanup.h"
 #include "mountinfo.h"
 #include "util.h"
-
-#ifndef STATX_MNT_ID
-#define STATX_MNT_ID 0x00001000U
-#endif
 
 static void test_line(void **state)
 {
