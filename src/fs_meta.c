@@ -127,7 +127,7 @@ void fs_forget(fuse_req_t req, fuse_ino_t ino, uint64_t nlookup)
 	struct fs *fs = fs_of(req);
 
 	if (ino != FUSE_ROOT_ID)
-		node_forget(fs_node(req, ino), nlookup);
+		tier_forget(fs_tier(req), fs_node(req, ino), nlookup);
 	fuse_reply_none(req);
 	let_gather(fs);
 }
@@ -139,7 +139,7 @@ void fs_forget_multi(fuse_req_t req, size_t count,
 
 	for (size_t i = 0; i < count; i++)
 		if (forgets[i].ino != FUSE_ROOT_ID)
-			node_forget(fs_node(req, forgets[i].ino),
+			tier_forget(fs_tier(req), fs_node(req, forgets[i].ino),
 				    forgets[i].nlookup);
 	fuse_reply_none(req);
 	let_gather(fs);

@@ -143,8 +143,8 @@ struct node *tier_file_idle(struct tier_file *file)
 	struct node *node = file->node;
 
 	if (file->nopen || file->move || file->journaling ||
-	    file->write_intent || !cds_list_empty(&file->waiters) ||
-	    tier_dirty_unsettled(file))
+	    file->write_intent || file->nameless ||
+	    !cds_list_empty(&file->waiters) || tier_dirty_unsettled(file))
 		return NULL;
 	if (file->src)
 		tier_src_put(file->src);

@@ -299,6 +299,9 @@ int tier_state(struct tier *tier, struct node *node, enum spill_state *ret);
  * second name: tier_link() parks wait then (-EINPROGRESS).
  */
 int tier_unlink(struct tier *tier, struct node *parent, const char *name);
+/* node_forget(), of what the kernel was told of: objects of an unlinked file are
+ * not deleted before. */
+void tier_forget(struct tier *tier, struct node *node, uint64_t count);
 int tier_rename(struct tier *tier, struct node *parent, const char *name,
 		struct node *newparent, const char *newname,
 		unsigned int flags);

@@ -420,8 +420,9 @@ void tier_save_budget(struct tier *tier);
 
 /* -- tier_ns.c ---------------------------------------------------------- */
 
-/* The last use of an unlinked file ended. node->lock held. */
-void tier_orphan_closed(struct tier_file *file);
+/* Something that kept what an unlinked file leaves has ended: if that was the
+ * last, it is queued. node->lock held. */
+void tier_orphan_unused(struct tier_file *file);
 
 #define TIER_ORPHAN_LEN 24
 const char *tier_orphan_name(uint64_t ino, char buf[TIER_ORPHAN_LEN]);

@@ -105,8 +105,8 @@ void tier_move_end(struct tier_move *move, int wake_err)
 	if (move->fd >= 0)
 		close(move->fd);
 	tier_wake(file, wake_err);
-	if (atomic_load(&node->flags) & NODE_UNLINKED && file->nopen == 0)
-		tier_orphan_closed(file);
+	if (atomic_load(&node->flags) & NODE_UNLINKED)
+		tier_orphan_unused(file);
 	tier_counting_end(file->tier);
 	tier_file_unlock(file);
 	free(move);

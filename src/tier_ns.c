@@ -15,8 +15,12 @@
  * be deleted is known in memory alone: a crash before it is leaks it (tierctl
  * check finds it).
  *
- * While open, an orphan is as good as any unlinked file: it shows one link less,
- * cannot be linked again, and its objects live until the last close.
+ * As long as somebody can come to it, an orphan is as good as any unlinked file:
+ * it shows one link less, cannot be linked again, and its objects live. That is
+ * until the last close and until the kernel has forgotten it, whichever is later:
+ * who opens a file while another removes it, or by an O_PATH descriptor and /proc,
+ * has it open only after it was unlinked. Each of the two looks for the other
+ * one after its own, so that one of them sees both.
  *
  * A file whose last name goes may still be referred to by the kernel (a working
  * directory, an O_PATH descriptor), and with no descriptor open the front would
@@ -152,9 +156,9 @@ static void queue_orphan(struct tier_file *file)
 		return; /* found in orphans at the next mount */
 	if (st.st_nlink == 0)
 		return; /* a plain file: nothing names it any more */
-	/* Closed again, by who opened it while it was unlinked, or by a path of
-	 * /proc. What was queued may be done before this would be: then the
-	 * number is a new file's, whose holder would go. */
+	/* Both ends may have seen the other one, and a file server can come back
+	 * to what was forgotten. What was queued may be done before this would
+	 * be: then the number is a new file's, whose holder would go. */
 	if (atomic_fetch_or(&file->node->flags, NODE_LEFT) & NODE_LEFT)
 		tier_stale_file(file->tier, &(struct spill_ea){0},
 				file->write_intent, 0);
@@ -166,10 +170,30 @@ static void queue_orphan(struct tier_file *file)
 	file->ea.ncopies = 0;
 }
 
-void tier_orphan_closed(struct tier_file *file)
+void tier_orphan_unused(struct tier_file *file)
 {
-	if (!file->journaling && !file->move)
+	if (!file->nopen && !file->journaling && !file->move &&
+	    !atomic_load(&file->node->nlookup))
 		queue_orphan(file);
+}
+
+void tier_forget(struct tier *tier, struct node *node, uint64_t count)
+{
+	const uint8_t orphan = NODE_UNLINKED | NODE_EA;
+	struct tier_file *file;
+
+	if ((atomic_load(&node->flags) & (orphan | NODE_LEFT)) != orphan) {
+		node_forget(node, count);
+		return;
+	}
+	node_ref(node);
+	node_forget(node, count);
+	/* If not, it is found in orphans at the next mount. */
+	if (!tier_file_lock(tier, node, &file)) {
+		tier_orphan_unused(file);
+		tier_file_unlock(file);
+	}
+	node_unref(node);
 }
 
 /* What was counted of a file that goes. node->lock held. */
@@ -199,8 +223,8 @@ void tier_last_name_gone(struct tier *tier, struct node *node,
 	count_gone(tier, node, st);
 	node_unlinked(node);
 	node_keep_drop(node);
-	if (orphan && file->nopen == 0)
-		tier_orphan_closed(file);
+	if (orphan)
+		tier_orphan_unused(file);
 }
 
 bool tier_outlives(const struct node *node, bool last)

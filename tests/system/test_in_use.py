@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What is in use is not migrated or released, however well it hides."""
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -159,6 +160,70 @@ def test_what_was_open_is_not(tier):
     assert other.read_bytes() == big
     other.unlink()
     wait_for(lambda: free() >= before - 512)
+
+
+def holds(stack, path):
+    """An O_PATH descriptor of it, until the stack is closed or it is."""
+    fd = os.open(path, os.O_PATH)
+    return stack.enter_context(open(fd, "rb"))
+
+
+@pytest.mark.parametrize("removed", ["unlink", "rename"])
+def test_removed_and_not_yet_open(tier, removed):
+    """Who holds a file without having it open still finds its data; what it left
+    on the target goes when nobody holds it any more."""
+    paths = [tier.mnt / f"f{i}" for i in range(3)]
+    contents = [put(path, MIB, path.name) for path in paths]
+    tier.release(*paths)
+    with contextlib.ExitStack() as stack:
+        held = [holds(stack, path) for path in paths[:2]]
+        for path in paths:
+            if removed == "unlink":
+                path.unlink()
+            else:
+                put(tier.mnt / "new", 5)
+                os.rename(tier.mnt / "new", path)
+        # Nobody holds the last one. The others' time would have come, too.
+        wait_for(lambda: len(tier.objects()) == 2)
+        for by, content in zip(held, contents):
+            with open(f"/proc/self/fd/{by.fileno()}", "rb") as f:
+                assert f.read() == content
+        assert len(tier.objects()) == 2
+        held[0].close()
+        wait_for(lambda: len(tier.objects()) == 1)
+        with open(f"/proc/self/fd/{held[1].fileno()}", "rb") as f:
+            held[1].close()
+            assert f.read() == contents[1]
+    wait_for(lambda: not tier.objects())
+    wait_for(lambda: not os.listdir(tier.front / ".tierfs" / "orphans"))
+
+
+def test_opened_while_it_is_removed(tier):
+    """Who still could open it finds it whole."""
+    content = put(tier.mnt / "content", 300000)
+    paths = [tier.mnt / f"f{i}" for i in range(150)]
+    for path in paths:
+        path.write_bytes(content)
+    tier.release(*paths)
+    caught = []
+    with contextlib.ExitStack() as stack:
+        rm = stack.enter_context(subprocess.Popen(["xargs", "-n1", "rm"],
+                                                  stdin=subprocess.PIPE))
+        rm.stdin.write("".join(f"{path}\n" for path in paths).encode())
+        rm.stdin.close()
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):
+                while True:
+                    f = stack.enter_context(open(path, "rb", buffering=0))
+                    if os.fstat(f.fileno()).st_nlink == 0:
+                        caught.append(f)
+                    else:
+                        f.close()
+        assert rm.wait() == 0
+        wait_for(lambda: len(tier.objects()) == len(caught))
+        for f in caught:
+            assert f.read() == content
+    wait_for(lambda: not tier.objects())
 
 
 def test_written_behind_its_back_between(tier):

@@ -184,8 +184,9 @@ def test_readonly(own):
 
 
 def test_opened_again_without_a_name(own):
-    """What it leaves is queued once, and named until it is deleted."""
-    prepare(own)
+    """As long as somebody can come to it it can be read; what it leaves is
+    queued once, and named until it is deleted."""
+    known = prepare(own)
     top = own.front / ".tierfs"
     own.do("restore", own.mnt / "cold")
     own.target_disk.remount("ro")
@@ -193,9 +194,12 @@ def test_opened_again_without_a_name(own):
     objects = len(own.objects())
     held = os.open(own.mnt / "cold", os.O_PATH)
     (own.mnt / "cold").unlink()
-    wait_for(lambda: own.mount_status()["targets"][0]["deletes"] == 1)
-    os.close(os.open(f"/proc/self/fd/{held}", os.O_RDONLY))
+    with open(f"/proc/self/fd/{held}", "rb") as f:
+        assert f.read() == known[own.mnt / "cold"]
+    settled(own)
+    assert own.mount_status()["targets"][0]["deletes"] == 0
     os.close(held)
+    wait_for(lambda: own.mount_status()["targets"][0]["deletes"] == 1)
     settled(own)
     assert own.mount_status()["targets"][0]["deletes"] == 1
     assert len(os.listdir(top / "orphans")) == 1
