@@ -355,27 +355,38 @@ void catalog_mark_late(struct catalog *c, uint64_t key)
 		c->whole = true;
 }
 
+/*
+ * Whose number it is now is not known: it may have been a directory's, and be a
+ * file's, or the other way round, and what is known may be either, or both.
+ */
 int catalog_mark(struct catalog *c, uint64_t key)
 {
 	struct catalog_dir dir;
 	struct catalog_row row;
+	bool known;
 	int err;
 
 	err = catalog_dir_get(&c->db, key, &dir);
-	if (!err) {
-		c->remarked[stamp_of(key)] = atomic_load(&c->batch);
-		return catalog_db_do(&c->db, CQ_DIR_GEN, (int64_t)key,
-				     GEN_MARKED);
-	}
-	if (err != -ENOENT)
+	if (err && err != -ENOENT)
 		return err;
+	known = !err;
+	err = 0;
+	if (known) {
+		c->remarked[stamp_of(key)] = atomic_load(&c->batch);
+		err = catalog_db_do(&c->db, CQ_DIR_GEN, (int64_t)key,
+				    GEN_MARKED);
+	}
 	catalog_touch(c, key);
-	err = catalog_file_get(&c->db, key, &row);
 	if (!err)
-		return catalog_file_refresh(c, key, NULL);
-	if (err == -ENOENT)
+		err = catalog_file_refresh(c, key, NULL);
+	/* Still known, it is a file's. */
+	if (!err && !known)
+		err = catalog_file_get(&c->db, key, &row);
+	if (err == -ENOENT) {
 		catalog_mark_late(c, key);
-	return err == -ENOENT ? 0 : err;
+		err = 0;
+	}
+	return err;
 }
 
 int catalog_batch_marks(struct catalog *c)

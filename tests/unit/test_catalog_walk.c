@@ -277,6 +277,15 @@ static void test_dropped(void **state)
 	assert_catalog_true(env);
 }
 
+static void resize(struct env *env, const char *path, off_t size)
+{
+	int fd = openat(env->front->root_fd, path + 1, O_WRONLY);
+
+	assert_true(fd >= 0);
+	assert_int_equal(ftruncate(fd, size), 0);
+	close(fd);
+}
+
 /* A file that was changed by another name, which it lost again: nobody was told,
  * and the directory of that name does not lead to it. */
 static void test_dropped_link(void **state)
@@ -284,7 +293,6 @@ static void test_dropped_link(void **state)
 	struct env *env = *state;
 	int root = env->front->root_fd;
 	struct front_handle file, dir;
-	int fd;
 
 	env_open(env);
 	put_dir(env, "/a");
@@ -296,13 +304,89 @@ static void test_dropped_link(void **state)
 	dir = handle_of(env, "/b");
 	assert_int_equal(linkat(root, "a/f", root, "b/g", 0), 0);
 	catalog_named(env->c, &file, &dir, "g");
-	fd = openat(root, "b/g", O_WRONLY);
-	assert_true(fd >= 0);
-	assert_int_equal(ftruncate(fd, 20), 0);
-	close(fd);
+	resize(env, "/b/g", 20);
 	catalog_changed(env->c, &file, &dir, "g");
 	assert_int_equal(unlinkat(root, "b/g", 0), 0);
 	catalog_unlinked(env->c, &file, &dir, "g");
+	settled(env, true);
+	assert_catalog_true(env);
+}
+
+/* Something new in dir with a number that is free again. */
+static void make_numbered(struct env *env, const char *dir, uint64_t number,
+			  void (*make)(struct env *env, const char *path),
+			  char ret[64])
+{
+	struct front_handle handle;
+
+	for (int i = 0; i < 10000; i++) {
+		snprintf(ret, 64, "%s/n%d", dir, i);
+		make(env, ret);
+		handle = handle_of(env, ret);
+		if (catalog_key(&handle) == number)
+			return;
+		tell(env, catalog_named, ret);
+	}
+	skip(); /* a file system that does not use them again */
+}
+
+static void make_small(struct env *env, const char *path)
+{
+	make_file(env, path, 10);
+}
+
+/* A file has the number of a directory whose end was not told of yet. */
+static void test_dropped_number_of_dir(void **state)
+{
+	struct env *env = *state;
+	int root = env->front->root_fd;
+	struct front_handle dir, old, file;
+	char path[64];
+
+	env_open(env);
+	put_dir(env, "/a");
+	put_dir(env, "/b");
+	put_dir(env, "/b/d");
+	settled(env, true);
+	dir = handle_of(env, "/b");
+	old = handle_of(env, "/b/d");
+	assert_int_equal(unlinkat(root, "b/d", AT_REMOVEDIR), 0);
+	make_numbered(env, "/a", catalog_key(&old), make_small, path);
+	tell(env, catalog_named, path);
+	settled(env, false);
+	resize(env, path, 20);
+	file = handle_of(env, path);
+	catalog_set_limit(env->c, 0);
+	catalog_changed(env->c, &file, NULL, NULL);
+	settled(env, true);
+	catalog_unnamed(env->c, &old, &dir, "d");
+	settled(env, true);
+	assert_catalog_true(env);
+}
+
+/* A directory that was not told of yet has the number of a file that was. */
+static void test_dropped_number_of_file(void **state)
+{
+	struct env *env = *state;
+	struct front_handle dir, old;
+	char path[64], below[96];
+
+	env_open(env);
+	put_dir(env, "/a");
+	put_file(env, "/a/f", 10);
+	settled(env, true);
+	dir = handle_of(env, "/a");
+	old = handle_of(env, "/a/f");
+	assert_int_equal(unlinkat(env->front->root_fd, "a/f", 0), 0);
+	make_numbered(env, "/a", catalog_key(&old), make_dir, path);
+	settled(env, true);
+	catalog_set_limit(env->c, 0);
+	snprintf(below, sizeof(below), "%s/g", path);
+	put_file(env, below, 10);
+	settled(env, true);
+	catalog_set_limit(env->c, 65536);
+	tell(env, catalog_named, path);
+	catalog_unnamed(env->c, &old, &dir, "f");
 	settled(env, true);
 	assert_catalog_true(env);
 }
@@ -450,6 +534,8 @@ int main(void)
 		WALK_TEST(test_restart),
 		WALK_TEST(test_dropped),
 		WALK_TEST(test_dropped_link),
+		WALK_TEST(test_dropped_number_of_dir),
+		WALK_TEST(test_dropped_number_of_file),
 		WALK_TEST(test_dropped_everywhere),
 		WALK_TEST(test_damaged),
 		WALK_TEST(test_damaged_in_use),
