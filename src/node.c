@@ -292,13 +292,15 @@ static int has_ea(struct front *front, int dirfd, const char *name, mode_t mode)
  * Of a node that is in the table: whoever gives the file an EA now has this
  * node, and its lock. Before, it could have been migrated, released and
  * forgotten by others since it was looked at. Until it is known the node has
- * the flag, which costs time and nothing else.
+ * the flag, which costs time and nothing else. So the lock is not waited for:
+ * it may be a directory's, with the parent's held.
  */
 static int look_for_ea(struct node *node, int dirfd, const char *name)
 {
 	int ea;
 
-	pthread_mutex_lock(&node->lock);
+	if (pthread_mutex_trylock(&node->lock))
+		return 0;
 	ea = has_ea(node->table->front, dirfd, name, node->type);
 	if (ea == 0)
 		atomic_fetch_and(&node->flags, ~NODE_EA);
