@@ -204,6 +204,7 @@ struct node_kept {
 };
 int node_keep_start(struct node_table *table, unsigned int max,
 		    void (*close)(void *arg, int id), void *arg);
+/* Gives all back. close() is not called any more when it returns. */
 void node_keep_stop(struct node_table *table);
 /* Caller holds node->lock. True: it took the id over. */
 bool node_keep(struct node *node, const struct node_kept *kept);

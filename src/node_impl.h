@@ -35,6 +35,8 @@ struct slot;
 
 struct keep_cache {
 	pthread_mutex_t lock;
+	pthread_cond_t given; /* giving is 0 */
+	unsigned int giving;  /* ids that are being given back */
 	void (*close)(void *arg, int id);
 	void *arg;
 	struct slot *slots; /* NULL: nothing is kept */

@@ -18,7 +18,8 @@
  * The kernel reads and writes with the identity that registered the file, which
  * is whose quota and reserved blocks are used: only he is given it again.
  *
- * The mutex is a leaf. Ids are given back outside of it.
+ * The mutex is a leaf. Ids are given back outside of it: who does is counted, for
+ * with the end of the mount there is nobody to give them to any more.
  */
 
 #include "node_impl.h"
@@ -32,12 +33,32 @@ struct slot {
 	struct node_kept kept;
 };
 
-/* Empties it. */
-static struct node_kept slot_free(struct keep_cache *cache, struct slot *slot)
+/* Empties it: the id that was in it. */
+static int slot_free(struct keep_cache *cache, struct slot *slot)
 {
 	slot->node->kept = 0;
 	cds_list_move(&slot->link, &cache->free);
-	return slot->kept;
+	return slot->kept.id;
+}
+
+/* The same, if there is one, of an id that is to be given back; or 0. */
+static int slot_leave(struct keep_cache *cache, struct slot *slot)
+{
+	if (!slot)
+		return 0;
+	cache->giving++;
+	return slot_free(cache, slot);
+}
+
+static void give_back(struct keep_cache *cache, int id)
+{
+	if (!id)
+		return;
+	cache->close(cache->arg, id);
+	pthread_mutex_lock(&cache->lock);
+	if (--cache->giving == 0)
+		pthread_cond_broadcast(&cache->given);
+	pthread_mutex_unlock(&cache->lock);
 }
 
 static struct slot *slot_of(struct keep_cache *cache, struct node *node)
@@ -80,6 +101,8 @@ void node_keep_stop(struct node_table *table)
 	}
 	CDS_INIT_LIST_HEAD(&cache->used);
 	CDS_INIT_LIST_HEAD(&cache->free);
+	while (cache->giving)
+		pthread_cond_wait(&cache->given, &cache->lock);
 	pthread_mutex_unlock(&cache->lock);
 	free(slots);
 }
@@ -98,7 +121,7 @@ bool node_keep(struct node *node, const struct node_kept *kept)
 		if (!slot && cds_list_empty(&cache->free))
 			slot = cds_list_entry(cache->used.prev, struct slot,
 					      link);
-		old = slot ? slot_free(cache, slot).id : 0;
+		old = slot_leave(cache, slot);
 		slot = cds_list_first_entry(&cache->free, struct slot, link);
 		slot->node = node;
 		slot->kept = *kept;
@@ -106,49 +129,42 @@ bool node_keep(struct node *node, const struct node_kept *kept)
 		cds_list_move(&slot->link, &cache->used);
 	}
 	pthread_mutex_unlock(&cache->lock);
-	if (old)
-		cache->close(cache->arg, old);
+	give_back(cache, old);
 	return kept_it;
-}
-
-/* What is kept of node is the caller's now; id 0: nothing is. */
-static struct node_kept leave(struct node *node)
-{
-	struct keep_cache *cache = &node->table->keep;
-	struct node_kept kept = {0};
-	struct slot *slot;
-
-	pthread_mutex_lock(&cache->lock);
-	slot = slot_of(cache, node);
-	if (slot)
-		kept = slot_free(cache, slot);
-	pthread_mutex_unlock(&cache->lock);
-	return kept;
 }
 
 int node_keep_take(struct node *node, uid_t uid, gid_t gid)
 {
 	struct keep_cache *cache = &node->table->keep;
-	struct node_kept kept = leave(node);
+	struct slot *slot;
+	int id = 0, old = 0;
 
-	if (!kept.id || (kept.uid == uid && kept.gid == gid))
-		return kept.id;
-	cache->close(cache->arg, kept.id);
-	return 0;
+	pthread_mutex_lock(&cache->lock);
+	slot = slot_of(cache, node);
+	if (slot && slot->kept.uid == uid && slot->kept.gid == gid)
+		id = slot_free(cache, slot);
+	else
+		old = slot_leave(cache, slot);
+	pthread_mutex_unlock(&cache->lock);
+	give_back(cache, old);
+	return id;
 }
 
 void node_keep_drop(struct node *node)
 {
 	struct keep_cache *cache = &node->table->keep;
-	struct node_kept kept = leave(node);
+	int old;
 
-	if (kept.id)
-		cache->close(cache->arg, kept.id);
+	pthread_mutex_lock(&cache->lock);
+	old = slot_leave(cache, slot_of(cache, node));
+	pthread_mutex_unlock(&cache->lock);
+	give_back(cache, old);
 }
 
 void keep_cache_init(struct keep_cache *cache)
 {
 	pthread_mutex_init(&cache->lock, NULL);
+	pthread_cond_init(&cache->given, NULL);
 	CDS_INIT_LIST_HEAD(&cache->used);
 	CDS_INIT_LIST_HEAD(&cache->free);
 }
@@ -156,5 +172,6 @@ void keep_cache_init(struct keep_cache *cache)
 void keep_cache_free(struct keep_cache *cache)
 {
 	free(cache->slots);
+	pthread_cond_destroy(&cache->given);
 	pthread_mutex_destroy(&cache->lock);
 }

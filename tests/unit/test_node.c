@@ -529,6 +529,41 @@ static void test_keep(void **state)
 	assert_given_back(0);
 }
 
+static _Atomic(int) giving; /* 1: begun, 2: done */
+
+static void give_back_slowly(void *arg, int id)
+{
+	atomic_store(&giving, 1);
+	usleep(50000);
+	atomic_store(&giving, 2);
+}
+
+static void *drop(void *node)
+{
+	node_keep_drop(node);
+	return NULL;
+}
+
+/* Nothing is given back once it has stopped, by nobody. */
+static void test_keep_stop(void **state)
+{
+	pthread_t thread;
+	struct node *n;
+
+	make("a");
+	n = look("a");
+	assert_int_equal(node_keep_start(table, KEPT, give_back_slowly, NULL),
+			 0);
+	assert_true(keep(n, 1));
+	assert_int_equal(pthread_create(&thread, NULL, drop, n), 0);
+	while (!atomic_load(&giving))
+		usleep(100);
+	node_keep_stop(table);
+	assert_int_equal(atomic_load(&giving), 2);
+	pthread_join(thread, NULL);
+	node_unref(n);
+}
+
 static void test_size(void **state)
 {
 	/* With a handle of ext4's and a name of 28, in 176 bytes of malloc's. */
@@ -544,23 +579,15 @@ static void test_size(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(test_identity),
-		TP(test_identity),
-		T(test_names),
-		T(test_life),
-		TP(test_life),
-		T(test_ea),
-		TP(test_ea),
-		T(test_pin),
-		T(test_swap),
-		TP(test_swap),
-		T(test_keep),
-		T(test_many),
-		T(test_walk),
-		TP(test_walk),
-		T(test_stress),
-		TP(test_stress),
-		cmocka_unit_test(test_size),
+		T(test_identity), TP(test_identity),
+		T(test_names),	  T(test_life),
+		TP(test_life),	  T(test_ea),
+		TP(test_ea),	  T(test_pin),
+		T(test_swap),	  TP(test_swap),
+		T(test_keep),	  T(test_keep_stop),
+		T(test_many),	  T(test_walk),
+		TP(test_walk),	  T(test_stress),
+		TP(test_stress),  cmocka_unit_test(test_size),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
