@@ -53,15 +53,15 @@ def sizes(top):
 
 
 def test_only_where_it_helps(tier):
-    """By /dev/fuse nothing else needs a worker."""
+    """By /dev/fuse nothing else needs a worker. Over io_uring others may have
+    started one, which is idle, and then no other one is."""
     fill(tier.front / "small", SMALL)
     fill(tier.front / "large", FILES)
     drop_caches()
     assert len(sizes(tier.mnt / "small")) == SMALL
-    alone = workers(tier)
-    assert tier.uring or not alone
+    assert tier.uring or not workers(tier)
     assert len(sizes(tier.mnt / "large")) == FILES
-    wait_for(lambda: workers(tier) == alone + 1, 5)
+    wait_for(lambda: workers(tier) >= 1, 5)
 
 
 def test_while_names_come_and_go(tier):
