@@ -52,32 +52,33 @@ static void unref(struct fs_ahead *ahead)
 	free(ahead);
 }
 
-static const struct fs_dirent *entry_at(const struct fs_ahead *ahead,
-					size_t pos)
+void fs_ahead_look(int fd, const char *names, size_t len,
+		   const _Atomic(size_t) *end)
 {
-	return (const struct fs_dirent *)(ahead->names + pos);
-}
-
-static void run(struct fs_job *job)
-{
-	struct fs_ahead *ahead = job->arg;
 	uint16_t at[FS_DIRENTS / sizeof(struct fs_dirent)];
 	size_t n = 0, looked = 0;
 	struct stat st;
 	int64_t start;
 
-	for (size_t pos = 0; pos < ahead->len && n < ARRAY_SIZE(at); n++) {
+	for (size_t pos = 0; pos < len && n < ARRAY_SIZE(at); n++) {
 		at[n] = (uint16_t)pos;
-		pos += entry_at(ahead, pos)->reclen;
+		pos += ((const struct fs_dirent *)(names + pos))->reclen;
 	}
 	start = monotonic_ns();
-	while (n && at[--n] > atomic_load(&ahead->pos)) {
-		fstatat(ahead->fd, entry_at(ahead, at[n])->name, &st,
-			AT_SYMLINK_NOFOLLOW);
+	while (n-- && (!end || at[n] > atomic_load(end))) {
+		fstatat(fd, ((const struct fs_dirent *)(names + at[n]))->name,
+			&st, AT_SYMLINK_NOFOLLOW);
 		if (++looked == SAMPLE &&
 		    monotonic_ns() - start < SAMPLE * COLD_NS)
 			break;
 	}
+}
+
+static void run(struct fs_job *job)
+{
+	struct fs_ahead *ahead = job->arg;
+
+	fs_ahead_look(ahead->fd, ahead->names, ahead->len, &ahead->pos);
 	unref(ahead);
 }
 

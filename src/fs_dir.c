@@ -90,6 +90,7 @@ static struct fs_dirent *dir_next(struct dir_read *dir, int *ret_err)
 struct dir_fill {
 	fuse_req_t req;
 	struct node *dir;
+	struct front_handle handle; /* dir's; len 0: nobody looks ahead */
 	bool plus;
 	char *buf;
 	size_t size, used;
@@ -137,6 +138,8 @@ static int fill_entry(struct dir_fill *fill, const struct fs_dirent *ent)
 		fuse_add_direntry(fill->req, at, room, name, &entry.attr,
 				  ent->off);
 	fill->used += need;
+	if (fill->handle.len && S_ISDIR(entry.attr.st_mode) && node)
+		fs_walk_found(fs_of(fill->req)->walk, &fill->handle, ent);
 	return 1;
 }
 
@@ -151,6 +154,12 @@ static int read_entries(struct dir_fill *fill, off_t off)
 		return fd;
 	if (off && lseek(fd, off, SEEK_SET) < 0)
 		return -errno;
+	if (fill->plus)
+		fill->handle = node_handle(fill->dir);
+	if (fill->plus && !off) {
+		fs_walk_begin(fs_of(fill->req)->walk, &fill->handle);
+		fs_walk_reads(fill->req, fd);
+	}
 	dir.fd = fd;
 	dir.pos = dir.len = 0;
 	dir.req = fill->req;

@@ -37,6 +37,8 @@ struct fs {
 	bool no_opendir; /* the kernel can do without: as above */
 	bool no_selinux; /* the kernel is without: never changes */
 
+	struct fs_walk *walk;
+
 	pthread_mutex_t lock; /* a leaf but for tier_wait_cancel() */
 	pthread_cond_t idle;
 	struct cds_list_head parked;   /* struct fs_park, oldest first */
@@ -299,7 +301,7 @@ void fs_read_later(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
 /* Puts what may hand over in the place of the operations themselves. */
 void fs_later_ops(struct fuse_lowlevel_ops *ops);
 
-/* ---- directories (fs_dir.c, fs_ahead.c) --------------------------------------- */
+/* ---- directories (fs_dir.c, fs_ahead.c, fs_walk.c) ---------------------------- */
 
 /* What getdents64(2) returns, so much at once at most. */
 #define FS_DIRENTS (32 * 1024)
@@ -319,6 +321,22 @@ struct fs_ahead *fs_ahead_begin(fuse_req_t req, int fd, const void *names,
 				size_t len);
 void fs_ahead_at(struct fs_ahead *ahead, size_t pos);
 void fs_ahead_end(struct fs_ahead *ahead);
+/* What the worker does: in bytes of names, until *end (NULL: all). */
+void fs_ahead_look(int fd, const char *names, size_t len,
+		   const _Atomic(size_t) *end);
+
+/* What was listed, so that a worker can look ahead to the next directory of a
+ * walk. NULL, which the others take: there is no memory for it. */
+struct fs_walk;
+struct fs_walk *fs_walk_new(void);
+void fs_walk_free(struct fs_walk *walk);
+/* A listing of dir begins; it has a directory. */
+void fs_walk_begin(struct fs_walk *walk, const struct front_handle *dir);
+void fs_walk_found(struct fs_walk *walk, const struct front_handle *dir,
+		   const struct fs_dirent *subdir);
+/* The directory fd is about to be listed. req is not used any more when it
+ * returns. */
+void fs_walk_reads(fuse_req_t req, int fd);
 
 /* ---- the operations --------------------------------------------------------- */
 

@@ -3,6 +3,7 @@
 
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,45 @@ def test_only_where_it_helps(tier):
     assert tier.uring or not workers(tier)
     assert len(sizes(tier.mnt / "large")) == FILES
     wait_for(lambda: workers(tier) >= 1, 5)
+
+
+def reads(disk):
+    """That reached it so far, when nobody reads it any more."""
+    seen = [disk.ios()[0], time.monotonic()]
+
+    def is_quiet():
+        now = disk.ios()[0]
+        if now != seen[0]:
+            seen[:] = now, time.monotonic()
+        return time.monotonic() - seen[1] > 0.3
+    wait_for(is_quiet)
+    return seen[0]
+
+
+def test_the_next_of_a_walk(tier):
+    """Who lists one directory after the other finds the next one read; who lists
+    them in another order does not."""
+    top = tier.front / "top"
+    top.mkdir()
+    for d in range(8):
+        fill(top / f"dir{d}", FILES)
+
+    def costs(backwards):
+        """Reads of the front's disk for each that is listed."""
+        drop_caches()
+        with os.scandir(tier.mnt / "top") as entries:
+            dirs = [entry.path for entry in entries]
+        cost = []
+        for path in reversed(dirs) if backwards else dirs:
+            before = reads(tier.disk)
+            assert len(sizes(path)) == FILES
+            cost.append(tier.disk.ios()[0] - before)
+        return cost
+
+    costs(True)  # what was just written is not dropped as easily
+    assert all(costs(True))
+    # While one is listed the next one is read; the last one has none.
+    assert costs(False)[-1] == 0
 
 
 def test_while_names_come_and_go(tier):
