@@ -296,7 +296,7 @@ int fs_mount(const struct fs_parts *parts, struct fs **ret, char **ret_why)
 	fs->parts = *parts;
 	fs->passthrough = FS_PT_ON;
 	fs->no_selinux = !fs_selinux_known();
-	fs->walk = fs_walk_new();
+	pthread_mutex_init(&fs->walk.lock, NULL);
 	pthread_mutex_init(&fs->lock, NULL);
 	fs_park_init(fs);
 	fuse_set_log_func(log_fuse);
@@ -473,7 +473,7 @@ void fs_end(struct fs *fs)
 	fs_park_end(fs);
 	fuse_session_destroy(fs->se);
 	fs_turns_free(fs);
-	fs_walk_free(fs->walk);
+	pthread_mutex_destroy(&fs->walk.lock);
 	pthread_mutex_destroy(&fs->lock);
 	free(fs);
 }

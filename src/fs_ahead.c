@@ -62,12 +62,12 @@ void fs_ahead_look(int fd, const char *names, size_t len,
 
 	for (size_t pos = 0; pos < len && n < ARRAY_SIZE(at); n++) {
 		at[n] = (uint16_t)pos;
-		pos += ((const struct fs_dirent *)(names + pos))->reclen;
+		pos += fs_dirent_at(names, pos)->reclen;
 	}
 	start = monotonic_ns();
 	while (n-- && (!end || at[n] > atomic_load(end))) {
-		fstatat(fd, ((const struct fs_dirent *)(names + at[n]))->name,
-			&st, AT_SYMLINK_NOFOLLOW);
+		fstatat(fd, fs_dirent_at(names, at[n])->name, &st,
+			AT_SYMLINK_NOFOLLOW);
 		if (++looked == SAMPLE &&
 		    monotonic_ns() - start < SAMPLE * COLD_NS)
 			break;
@@ -86,26 +86,22 @@ struct fs_ahead *fs_ahead_begin(fuse_req_t req, int fd, const void *names,
 				size_t len)
 {
 	struct fs_ahead *ahead;
-	struct fs_job *job;
 
 	if (len < NAMES_MIN || len > FS_DIRENTS)
 		return NULL;
 	ahead = malloc(sizeof(*ahead) + len);
-	job = calloc(1, sizeof(*job));
-	if (!ahead || !job || (ahead->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0)) < 0) {
-		free(ahead);
-		free(job);
+	if (!ahead)
 		return NULL;
-	}
+	ahead->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
 	atomic_store(&ahead->refs, 2);
 	atomic_store(&ahead->pos, 0);
 	ahead->len = len;
 	memcpy(ahead->names, names, len);
-	job->run = run;
-	job->req = req;
-	job->arg = ahead;
-	fs_job_later(job);
-	return ahead;
+	if (ahead->fd >= 0 && !fs_job_begin(req, run, ahead))
+		return ahead;
+	cleanup_close(&ahead->fd);
+	free(ahead);
+	return NULL;
 }
 
 void fs_ahead_at(struct fs_ahead *ahead, size_t pos)

@@ -66,7 +66,7 @@ void fs_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync,
 }
 
 /* The next entry, NULL at the end or with -errno in *ret_err. */
-static struct fs_dirent *dir_next(struct dir_read *dir, int *ret_err)
+static const struct fs_dirent *dir_next(struct dir_read *dir, int *ret_err)
 {
 	if (dir->pos == dir->len) {
 		long n = syscall(SYS_getdents64, dir->fd, dir->buf, dir->ask);
@@ -84,13 +84,12 @@ static struct fs_dirent *dir_next(struct dir_read *dir, int *ret_err)
 			fs_ahead_begin(dir->req, dir->fd, dir->buf, dir->len);
 	}
 	fs_ahead_at(dir->ahead, dir->pos);
-	return (struct fs_dirent *)(dir->buf + dir->pos);
+	return fs_dirent_at(dir->buf, dir->pos);
 }
 
 struct dir_fill {
 	fuse_req_t req;
 	struct node *dir;
-	struct front_handle handle; /* dir's; len 0: nobody looks ahead */
 	bool plus;
 	char *buf;
 	size_t size, used;
@@ -138,15 +137,15 @@ static int fill_entry(struct dir_fill *fill, const struct fs_dirent *ent)
 		fuse_add_direntry(fill->req, at, room, name, &entry.attr,
 				  ent->off);
 	fill->used += need;
-	if (fill->handle.len && S_ISDIR(entry.attr.st_mode) && node)
-		fs_walk_found(fs_of(fill->req)->walk, &fill->handle, ent);
+	if (fill->plus && node && S_ISDIR(node->type))
+		fs_walk_found(fs_of(fill->req), fill->dir, ent);
 	return 1;
 }
 
 static int read_entries(struct dir_fill *fill, off_t off)
 {
 	struct dir_read dir;
-	struct fs_dirent *ent;
+	const struct fs_dirent *ent;
 	_cleanup_close_ int fd = node_open(fill->dir, O_RDONLY | O_DIRECTORY);
 	int err = 0;
 
@@ -154,12 +153,8 @@ static int read_entries(struct dir_fill *fill, off_t off)
 		return fd;
 	if (off && lseek(fd, off, SEEK_SET) < 0)
 		return -errno;
-	if (fill->plus)
-		fill->handle = node_handle(fill->dir);
-	if (fill->plus && !off) {
-		fs_walk_begin(fs_of(fill->req)->walk, &fill->handle);
-		fs_walk_reads(fill->req, fd);
-	}
+	if (fill->plus && !off)
+		fs_walk_begin(fill->req, fill->dir, fd);
 	dir.fd = fd;
 	dir.pos = dir.len = 0;
 	dir.req = fill->req;

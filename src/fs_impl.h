@@ -28,6 +28,25 @@ enum fs_pt {
 	FS_PT_ON,
 };
 
+#define FS_LISTINGS 8
+
+/* The directories that a listing found (fs_walk.c). Under fs_walk.lock. */
+struct fs_listing {
+	struct front_handle dir; /* len 0: none */
+	uint64_t used;		 /* by fs_walk.clock */
+	size_t next;		 /* who is expected to be listed, in names */
+	bool in_order;		 /* the one before was */
+	size_t len;
+	/* struct fs_dirent's; what is more is left out */
+	char names[16 * 1024] __attribute__((aligned(8)));
+};
+
+struct fs_walk {
+	pthread_mutex_t lock; /* a leaf */
+	uint64_t clock;
+	struct fs_listing listings[FS_LISTINGS];
+};
+
 struct fs {
 	struct fs_parts parts;
 	struct fuse_session *se;
@@ -37,7 +56,7 @@ struct fs {
 	bool no_opendir; /* the kernel can do without: as above */
 	bool no_selinux; /* the kernel is without: never changes */
 
-	struct fs_walk *walk;
+	struct fs_walk walk;
 
 	pthread_mutex_t lock; /* a leaf but for tier_wait_cancel() */
 	pthread_cond_t idle;
@@ -291,6 +310,9 @@ struct fs_job *fs_job_new(fuse_req_t req, fuse_ino_t ino,
 			  void (*run_job)(struct fs_job *job));
 /* Hands it over; it is freed after job->run(job), which replies. */
 void fs_job_later(struct fs_job *job);
+/* The same for what answers nobody: run finds arg in the job. req is not used any
+ * more when it returns. -ENOMEM. */
+int fs_job_begin(fuse_req_t req, void (*run)(struct fs_job *job), void *arg);
 /* -ENOMEM. */
 int fs_work_new(struct fs *fs);
 /* When no request comes any more: waits until the workers are done. */
@@ -312,6 +334,11 @@ struct fs_dirent {
 	uint8_t type;
 	char name[];
 };
+static inline const struct fs_dirent *fs_dirent_at(const char *names,
+						   size_t pos)
+{
+	return (const struct fs_dirent *)(names + pos);
+}
 
 /* A worker asks for the attributes of what len bytes of entries name in the
  * directory fd, from the last one on, until it meets who lists them: he says
@@ -325,18 +352,11 @@ void fs_ahead_end(struct fs_ahead *ahead);
 void fs_ahead_look(int fd, const char *names, size_t len,
 		   const _Atomic(size_t) *end);
 
-/* What was listed, so that a worker can look ahead to the next directory of a
- * walk. NULL, which the others take: there is no memory for it. */
-struct fs_walk;
-struct fs_walk *fs_walk_new(void);
-void fs_walk_free(struct fs_walk *walk);
-/* A listing of dir begins; it has a directory. */
-void fs_walk_begin(struct fs_walk *walk, const struct front_handle *dir);
-void fs_walk_found(struct fs_walk *walk, const struct front_handle *dir,
+/* A listing of dir, fd, begins: a worker may look ahead to the directory that
+ * follows it in a walk. And: it has this directory. */
+void fs_walk_begin(fuse_req_t req, struct node *dir, int fd);
+void fs_walk_found(struct fs *fs, struct node *dir,
 		   const struct fs_dirent *subdir);
-/* The directory fd is about to be listed. req is not used any more when it
- * returns. */
-void fs_walk_reads(fuse_req_t req, int fd);
 
 /* ---- the operations --------------------------------------------------------- */
 

@@ -29,96 +29,52 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define LISTINGS 8
-#define ROOM	 (16 * 1024) /* bytes of names; what is more is left out */
-
-struct listing {
-	struct front_handle dir; /* len 0: none */
-	uint64_t used;		 /* by fs_walk.clock */
-	size_t next;		 /* who is expected to be listed, in names */
-	bool in_order;		 /* the one before was */
-	size_t len;
-	char names[ROOM] __attribute__((aligned(8)));
-};
-
-struct fs_walk {
-	pthread_mutex_t lock;
-	uint64_t clock;
-	struct listing listings[LISTINGS];
-};
-
 struct ahead {
 	struct front *front;
 	struct front_handle dir;
 	char name[NAME_MAX + 1];
 };
 
-struct fs_walk *fs_walk_new(void)
+static struct fs_listing *find(struct fs_walk *walk,
+			       const struct front_handle *dir)
 {
-	struct fs_walk *walk = calloc(1, sizeof(*walk));
-
-	if (walk)
-		pthread_mutex_init(&walk->lock, NULL);
-	return walk;
-}
-
-void fs_walk_free(struct fs_walk *walk)
-{
-	if (walk)
-		pthread_mutex_destroy(&walk->lock);
-	free(walk);
-}
-
-static struct listing *find(struct fs_walk *walk,
-			    const struct front_handle *dir)
-{
-	for (int i = 0; i < LISTINGS; i++)
+	for (int i = 0; i < FS_LISTINGS; i++)
 		if (front_handle_equal(&walk->listings[i].dir, dir))
 			return &walk->listings[i];
 	return NULL;
 }
 
-void fs_walk_begin(struct fs_walk *walk, const struct front_handle *dir)
+static void restart(struct fs_listing *l, const struct front_handle *dir)
 {
-	struct listing *l;
-
-	if (!walk)
-		return;
-	pthread_mutex_lock(&walk->lock);
-	l = find(walk, dir);
-	if (l) {
-		l->next = l->len = 0;
-		l->in_order = false;
-	}
-	pthread_mutex_unlock(&walk->lock);
-}
-
-/* The one unused for longest makes room. */
-static struct listing *make_room(struct fs_walk *walk,
-				 const struct front_handle *dir)
-{
-	struct listing *l = &walk->listings[0];
-
-	for (int i = 1; i < LISTINGS; i++)
-		if (walk->listings[i].used < l->used)
-			l = &walk->listings[i];
 	l->dir = *dir;
 	l->next = l->len = 0;
 	l->in_order = false;
+}
+
+/* The one unused for longest makes room. */
+static struct fs_listing *make_room(struct fs_walk *walk,
+				    const struct front_handle *dir)
+{
+	struct fs_listing *l = &walk->listings[0];
+
+	for (int i = 1; i < FS_LISTINGS; i++)
+		if (walk->listings[i].used < l->used)
+			l = &walk->listings[i];
+	restart(l, dir);
 	return l;
 }
 
-void fs_walk_found(struct fs_walk *walk, const struct front_handle *dir,
+void fs_walk_found(struct fs *fs, struct node *dir,
 		   const struct fs_dirent *subdir)
 {
-	struct listing *l;
+	struct front_handle handle = node_handle(dir);
+	struct fs_walk *walk = &fs->walk;
+	struct fs_listing *l;
 
-	if (!walk)
-		return;
 	pthread_mutex_lock(&walk->lock);
-	l = find(walk, dir);
+	l = find(walk, &handle);
 	if (!l)
-		l = make_room(walk, dir);
+		l = make_room(walk, &handle);
 	l->used = ++walk->clock;
 	if (l->len + subdir->reclen <= sizeof(l->names)) {
 		memcpy(l->names + l->len, subdir, subdir->reclen);
@@ -127,37 +83,43 @@ void fs_walk_found(struct fs_walk *walk, const struct front_handle *dir,
 	pthread_mutex_unlock(&walk->lock);
 }
 
-static const struct fs_dirent *next_of(const struct listing *l)
+static const struct fs_dirent *next_of(const struct fs_listing *l)
 {
-	return l->next < l->len ? (const void *)(l->names + l->next) : NULL;
+	return l->next < l->len ? fs_dirent_at(l->names, l->next) : NULL;
 }
 
-/* Is the directory ino the one that was expected? Then who follows it, if the one
- * before was expected, too, is ret's. */
+/* Where ino is the directory that is expected; NULL. */
+static struct fs_listing *expects(struct fs_walk *walk, uint64_t ino)
+{
+	for (int i = 0; i < FS_LISTINGS; i++) {
+		const struct fs_dirent *ent = next_of(&walk->listings[i]);
+
+		if (ent && ent->ino == ino)
+			return &walk->listings[i];
+	}
+	return NULL;
+}
+
+/* Who follows ino is ret's, if ino was expected and the one before was, too. The
+ * lock held. */
 static bool follow(struct fs_walk *walk, uint64_t ino, struct ahead *ret)
 {
-	bool go = false;
+	struct fs_listing *l = expects(walk, ino);
+	const struct fs_dirent *ent;
+	bool was_in_order;
 
-	pthread_mutex_lock(&walk->lock);
-	for (int i = 0; i < LISTINGS; i++) {
-		struct listing *l = &walk->listings[i];
-		const struct fs_dirent *ent = next_of(l);
-
-		if (!ent || ent->ino != ino)
-			continue;
-		l->next += ent->reclen;
-		l->used = ++walk->clock;
-		ent = next_of(l);
-		if (l->in_order && ent) {
-			ret->dir = l->dir;
-			snprintf(ret->name, sizeof(ret->name), "%s", ent->name);
-			go = true;
-		}
-		l->in_order = true;
-		break;
-	}
-	pthread_mutex_unlock(&walk->lock);
-	return go;
+	if (!l)
+		return false;
+	l->used = ++walk->clock;
+	l->next += next_of(l)->reclen;
+	was_in_order = l->in_order;
+	l->in_order = true;
+	ent = next_of(l);
+	if (!was_in_order || !ent)
+		return false;
+	ret->dir = l->dir;
+	snprintf(ret->name, sizeof(ret->name), "%s", ent->name);
+	return true;
 }
 
 static void run(struct fs_job *job)
@@ -179,27 +141,27 @@ static void run(struct fs_job *job)
 	free(ahead);
 }
 
-void fs_walk_reads(fuse_req_t req, int fd)
+void fs_walk_begin(fuse_req_t req, struct node *dir, int fd)
 {
 	struct fs *fs = fs_of(req);
-	struct ahead found, *ahead;
-	struct fs_job *job;
+	struct front_handle handle = node_handle(dir);
+	struct ahead found = {.front = fs->parts.front}, *ahead;
+	struct fs_listing *l;
 	struct stat st;
+	bool go;
 
-	if (!fs->walk || fstat(fd, &st) < 0 ||
-	    !follow(fs->walk, st.st_ino, &found))
+	if (fstat(fd, &st) < 0)
 		return;
-	ahead = malloc(sizeof(*ahead));
-	job = calloc(1, sizeof(*job));
-	if (!ahead || !job) {
-		free(ahead);
-		free(job);
+	pthread_mutex_lock(&fs->walk.lock);
+	l = find(&fs->walk, &handle);
+	if (l)
+		restart(l, &handle);
+	go = follow(&fs->walk, st.st_ino, &found);
+	pthread_mutex_unlock(&fs->walk.lock);
+	ahead = go ? malloc(sizeof(*ahead)) : NULL;
+	if (!ahead)
 		return;
-	}
 	*ahead = found;
-	ahead->front = fs->parts.front;
-	job->run = run;
-	job->req = req;
-	job->arg = ahead;
-	fs_job_later(job);
+	if (fs_job_begin(req, run, ahead))
+		free(ahead);
 }

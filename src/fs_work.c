@@ -116,6 +116,19 @@ void fs_job_later(struct fs_job *job)
 		run(job);
 }
 
+int fs_job_begin(fuse_req_t req, void (*run_job)(struct fs_job *job), void *arg)
+{
+	struct fs_job *job = calloc(1, sizeof(*job));
+
+	if (!job)
+		return -ENOMEM;
+	job->run = run_job;
+	job->req = req;
+	job->arg = arg;
+	fs_job_later(job);
+	return 0;
+}
+
 struct fs_job *fs_job_new(fuse_req_t req, fuse_ino_t ino,
 			  const struct fuse_file_info *fi,
 			  void (*run_job)(struct fs_job *job))
