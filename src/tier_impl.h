@@ -420,8 +420,8 @@ void tier_save_budget(struct tier *tier);
 
 /* -- tier_ns.c ---------------------------------------------------------- */
 
-/* Something that kept what an unlinked file leaves has ended: if that was the
- * last, it is queued. node->lock held. */
+/* Something that kept what a file leaves has ended: if that was the last, and it
+ * is unlinked, it is queued. node->lock held. */
 void tier_orphan_unused(struct tier_file *file);
 
 #define TIER_ORPHAN_LEN 24

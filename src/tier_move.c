@@ -105,8 +105,7 @@ void tier_move_end(struct tier_move *move, int wake_err)
 	if (move->fd >= 0)
 		close(move->fd);
 	tier_wake(file, wake_err);
-	if (atomic_load(&node->flags) & NODE_UNLINKED)
-		tier_orphan_unused(file);
+	tier_orphan_unused(file);
 	tier_counting_end(file->tier);
 	tier_file_unlock(file);
 	free(move);

@@ -166,13 +166,12 @@ static void queue_orphan(struct tier_file *file)
 		tier_stale_file(file->tier, &file->ea, file->write_intent,
 				st.st_ino);
 	file->write_intent = 0;
-	/* Nothing is to be deleted twice. */
-	file->ea.ncopies = 0;
 }
 
 void tier_orphan_unused(struct tier_file *file)
 {
-	if (!file->nopen && !file->journaling && !file->move &&
+	if (atomic_load(&file->node->flags) & NODE_UNLINKED && !file->nopen &&
+	    !file->journaling && !file->move &&
 	    !atomic_load(&file->node->nlookup))
 		queue_orphan(file);
 }

@@ -393,8 +393,7 @@ void tier_close(struct tier *tier, struct node *node, int flags)
 			tier_src_put(file->src);
 			file->src = NULL;
 		}
-		if (atomic_load(&node->flags) & NODE_UNLINKED)
-			tier_orphan_unused(file);
+		tier_orphan_unused(file);
 	}
 	if (write)
 		tier_counting_end(tier);
