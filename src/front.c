@@ -193,6 +193,12 @@ static int probe_ea(int fd, const char *name)
 	return 0;
 }
 
+static bool knows_ea(struct front *front, const char *name)
+{
+	return fgetxattr(front->root_fd, name, NULL, 0) >= 0 ||
+	       errno == ENODATA;
+}
+
 /* Chooses the EA's name, or checks that the recorded one can be used. On a full
  * front it could be once, which must do: it is mounted to make room. */
 static int probe_eas(struct front *front, int fd, bool known, char **ret_why)
@@ -221,6 +227,8 @@ static int probe_eas(struct front *front, int fd, bool known, char **ret_why)
 				front->path, name, strerror(-err));
 	front->trusted = trusted;
 	front->ea_spill = name;
+	front->plain_xattrs = knows_ea(front, "user.tierfs") &&
+			      knows_ea(front, "system.posix_acl_access");
 	return 0;
 }
 

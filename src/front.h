@@ -49,7 +49,8 @@ struct front {
 	bool took_over;	      /* from a daemon that is dead, but still there */
 	bool trusted;	      /* which EA name is used */
 	const char *ea_spill; /* TIERFS_EA_TRUSTED or _USER */
-	uint64_t atime_attr;  /* MOUNT_ATTR_* of the front's mount */
+	bool plain_xattrs;   /* ACLs and user.*: what is not there is ENODATA */
+	uint64_t atime_attr; /* MOUNT_ATTR_* of the front's mount */
 	struct front_target targets[TIERFS_TARGETS_MAX];
 	unsigned int ntargets;
 };

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 
 /*
- * Extended attributes and inode flags.
+ * Extended attributes and inode flags. What a file surely does not have costs no
+ * system call (node_look.c).
  *
  * The daemon's own attributes are not there for clients, except for the
  * virtual one that names the state.
@@ -95,7 +96,7 @@ void fs_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 		get_state(req, node, size);
 		return;
 	}
-	if (hidden(name)) {
+	if (hidden(name) || node_xattr_absent(node, name)) {
 		fuse_reply_err(req, ENODATA);
 		return;
 	}
@@ -130,7 +131,6 @@ void fs_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
 {
 	_cleanup_node_fd_ struct node_fd nfd = NODE_FD_NONE;
 	_cleanup_free_ char *list = malloc(XATTR_LIST_MAX);
-	char proc[PROC_FD_LEN];
 	ssize_t len;
 	int err;
 
@@ -139,9 +139,10 @@ void fs_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
 		fs_reply_err(req, err);
 		return;
 	}
-	len = listxattr(proc_fd_path(nfd.fd, proc), list, XATTR_LIST_MAX);
-	len = len < 0 ? -errno
-		      : (ssize_t)filter(list, len, fuse_req_ctx(req)->uid == 0);
+	len = listxattr_fd(nfd.fd, list, XATTR_LIST_MAX);
+	if (len > 0)
+		len = (ssize_t)filter(list, (size_t)len,
+				      fuse_req_ctx(req)->uid == 0);
 	reply_value(req, list, len, size);
 }
 
@@ -160,6 +161,9 @@ static void change_xattr(fuse_req_t req, fuse_ino_t ino, const char *name,
 	}
 	fs_become_root();
 	tier_meta_begin(fs_tier(req), node);
+	/* What is made in it inherits the one that it has then. */
+	if (!S_ISREG(node->type))
+		node_dir_lock(node);
 	err = node_fd_get(node, &nfd);
 	if (!err) {
 		proc_fd_path(nfd.fd, proc);
@@ -168,7 +172,11 @@ static void change_xattr(fuse_req_t req, fuse_ino_t ino, const char *name,
 			err = -errno;
 		else if (value && !strcmp(name, ACL_ACCESS))
 			err = fs_drop_sgid(req, nfd.fd, true);
+		if (value)
+			node_xattr_given(node);
 	}
+	if (!S_ISREG(node->type))
+		node_dir_unlock(node);
 	tier_meta_end(fs_tier(req), node);
 	fs_reply_err(req, err);
 }

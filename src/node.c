@@ -205,7 +205,7 @@ static struct node *node_new(struct node_table *table,
 	*node = (struct node){
 		.table = table,
 		.type = mode & S_IFMT,
-		.flags = NODE_EA,
+		.flags = NODE_EA | NODE_XATTRS,
 		.pinned_fd = -1,
 		.refs = 1,
 		.key = &node->first_key,
@@ -274,40 +274,6 @@ static void refresh_name(struct node *node, struct node *parent,
 	pthread_mutex_unlock(&node->lock);
 }
 
-/* Has dirfd/name (or dirfd itself, name being NULL) a spill EA? */
-static int has_ea(struct front *front, int dirfd, const char *name, mode_t mode)
-{
-	ssize_t len;
-
-	if (!S_ISREG(mode) && !S_ISDIR(mode))
-		return 0;
-	len = name ? getxattr_at(dirfd, name, front->ea_spill, NULL, 0)
-		   : getxattr_fd(dirfd, front->ea_spill, NULL, 0);
-	if (len == -ENODATA || len == -EOPNOTSUPP)
-		return 0;
-	return len < 0 ? (int)len : 1;
-}
-
-/*
- * Of a node that is in the table: whoever gives the file an EA now has this
- * node, and its lock. Before, it could have been migrated, released and
- * forgotten by others since it was looked at. Until it is known the node has
- * the flag, which costs time and nothing else. So the lock is not waited for:
- * it may be a directory's, with the parent's held.
- */
-static int look_for_ea(struct node *node, int dirfd, const char *name)
-{
-	int ea;
-
-	if (pthread_mutex_trylock(&node->lock))
-		return 0;
-	ea = has_ea(node->table->front, dirfd, name, node->type);
-	if (ea == 0)
-		atomic_fetch_and(&node->flags, ~NODE_EA);
-	pthread_mutex_unlock(&node->lock);
-	return ea < 0 ? ea : 0;
-}
-
 static int open_path(int dirfd, const char *name)
 {
 	char proc[PROC_FD_LEN];
@@ -345,7 +311,8 @@ static int node_take(struct node_table *table, struct node *parent, int dirfd,
 	}
 	atomic_store(&node->pinned_fd, fd);
 	if (made)
-		atomic_store(&node->flags, 0);
+		atomic_store(&node->flags,
+			     atomic_load(&parent->flags) & NODE_XATTRS);
 	found = table_add(table, &node->first_key, handle);
 	if (found) {
 		node_unref(node->parent);
@@ -356,7 +323,7 @@ static int node_take(struct node_table *table, struct node *parent, int dirfd,
 	} else {
 		atomic_fetch_add(&table->count, 1);
 		if (!made)
-			err = look_for_ea(node, dirfd, name);
+			err = node_look(node, dirfd, name);
 		if (err) {
 			node_unref(node);
 			return err;

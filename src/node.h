@@ -38,6 +38,8 @@ enum node_flags {
 	NODE_UNLINKED = 0x02, /* no name left; nlink shows one less */
 	NODE_VOLATILE = 0x04, /* writers or mappings: do not cache attributes */
 	NODE_LEFT = 0x08,     /* unlinked, and what it leaves is queued */
+	NODE_XATTRS = 0x10,   /* the front's inode may have what node_xattr_is()
+				 tells */
 };
 
 /* What the table holds: immutable, so that readers may compare it without a
@@ -190,6 +192,14 @@ void node_fd_put(struct node_fd *fd);
 int node_open(struct node *node, int flags);
 /* The front's own attributes. */
 int node_stat(struct node *node, struct stat *ret);
+
+/* Whether name is an extended attribute that only clients give a file, or its
+ * directory when it is made: an ACL, capabilities, user.*. */
+bool node_xattr_is(const char *name);
+/* It is one, and known not to be there (false: look for it). Any thread. */
+bool node_xattr_absent(struct node *node, const char *name);
+/* The file was given one. Caller holds node->lock, since before. */
+void node_xattr_given(struct node *node);
 
 /*
  * What is kept of a closed file for its next open: a backing id, of a file that

@@ -20,8 +20,12 @@
 
 #define STAT_LEN 512 /* of /proc/PID/stat, what is looked at */
 
+/* The same numbers on every architecture. */
 #ifndef SYS_getxattrat
-#define SYS_getxattrat 464 /* the same number on every architecture */
+#define SYS_getxattrat 464
+#endif
+#ifndef SYS_listxattrat
+#define SYS_listxattrat 465
 #endif
 
 /* struct xattr_args of linux/xattr.h, which Debian 12's headers lack. */
@@ -104,6 +108,32 @@ ssize_t getxattr_fd(int fd, const char *name, void *buf, size_t size)
 	ssize_t len;
 
 	len = getxattr(proc_fd_path(fd, proc), name, buf, size);
+	return len < 0 ? -errno : len;
+}
+
+ssize_t listxattr_at(int dirfd, const char *path, char *buf, size_t size)
+{
+	_cleanup_close_ int fd = -1;
+	ssize_t len;
+
+	len = syscall(SYS_listxattrat, dirfd, path, AT_SYMLINK_NOFOLLOW, buf,
+		      size);
+	if (len >= 0)
+		return len;
+	if (errno != ENOSYS)
+		return -errno;
+	fd = openat(dirfd, path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	return listxattr_fd(fd, buf, size);
+}
+
+ssize_t listxattr_fd(int fd, char *buf, size_t size)
+{
+	char proc[PROC_FD_LEN];
+	ssize_t len;
+
+	len = listxattr(proc_fd_path(fd, proc), buf, size);
 	return len < 0 ? -errno : len;
 }
 

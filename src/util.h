@@ -68,8 +68,13 @@ const char *proc_fd_path(int fd, char buf[PROC_FD_LEN]);
 ssize_t getxattr_at(int dirfd, const char *path, const char *name, void *buf,
 		    size_t size);
 
-/* The EA of an open descriptor, O_PATH or not, by /proc. Length or -errno. */
+/* listxattrat(2), likewise: the names, each with its 0. */
+ssize_t listxattr_at(int dirfd, const char *path, char *buf, size_t size);
+
+/* The EA of an open descriptor, O_PATH or not, by /proc; its EAs' names. Length
+ * or -errno. */
 ssize_t getxattr_fd(int fd, const char *name, void *buf, size_t size);
+ssize_t listxattr_fd(int fd, char *buf, size_t size);
 int setxattr_fd(int fd, const char *name, const void *buf, size_t size);
 int removexattr_fd(int fd, const char *name);
 

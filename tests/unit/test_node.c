@@ -15,55 +15,8 @@
 #include <unistd.h>
 #include <cmocka.h>
 
-#include "node.h"
+#include "node_env.h"
 #include "util.h"
-
-#define FD_MAX 8
-
-static struct front *front;
-static struct node_table *table;
-static char dir[64];
-
-static int setup(void **state)
-{
-	char *why = NULL;
-
-	snprintf(dir, sizeof(dir), "/tmp/test_node.XXXXXX");
-	assert_non_null(mkdtemp(dir));
-	if (front_open(dir, "test", &front, &why))
-		fail_msg("%s", why);
-	if (*state)
-		front->by_handle = false;
-	assert_int_equal(node_table_new(front, FD_MAX, &table), 0);
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	char cmd[96];
-
-	node_table_free(table);
-	front_close(front);
-	snprintf(cmd, sizeof(cmd), "rm -rf %s", dir);
-	return system(cmd) ? -1 : 0;
-}
-
-static void make(const char *name)
-{
-	int fd = openat(front->root_fd, name, O_CREAT | O_EXCL | O_RDWR, 0644);
-
-	assert_true(fd >= 0);
-	assert_int_equal(pwrite(fd, name, strlen(name), 0), strlen(name));
-	close(fd);
-}
-
-static struct node *look(const char *name)
-{
-	struct node *node = NULL;
-
-	assert_int_equal(node_lookup(node_root(table), name, NULL, &node), 0);
-	return node;
-}
 
 /* What is in the file behind a node. */
 static void assert_contents(struct node *node, const char *text)
@@ -209,28 +162,6 @@ static void test_life(void **state)
 	assert_int_equal(node_count(table), 2);
 	node_unref(b);
 	assert_int_equal(node_count(table), 1);
-}
-
-static void test_ea(void **state)
-{
-	struct node *a, *d;
-	int fd;
-
-	make("a");
-	make("plain");
-	fd = openat(front->root_fd, "a", O_RDWR);
-	assert_int_equal(fsetxattr(fd, front->ea_spill, "x", 1, 0), 0);
-	assert_int_equal(node_from_fd(table, fd, NULL, &a), 0);
-	close(fd);
-	assert_true(a->flags & NODE_EA);
-	assert_int_equal(mkdirat(front->root_fd, "d", 0755), 0);
-	d = look("d");
-	assert_false(d->flags & NODE_EA);
-	node_unref(d);
-	d = look("plain");
-	assert_false(d->flags & NODE_EA);
-	node_unref(d);
-	node_unref(a);
 }
 
 /* An unlinked file stays reachable by the pin alone. */
@@ -570,19 +501,12 @@ static void test_size(void **state)
 	assert_true(offsetof(struct node, first_key.bytes) + 8 + 29 <= 168);
 }
 
-#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
-#define TP(name)                                                               \
-	{                                                                      \
-#name " pinned", name, setup, teardown, (void *)1              \
-	}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		T(test_identity), TP(test_identity),
 		T(test_names),	  T(test_life),
-		TP(test_life),	  T(test_ea),
-		TP(test_ea),	  T(test_pin),
+		TP(test_life),	  T(test_pin),
 		T(test_swap),	  TP(test_swap),
 		T(test_keep),	  T(test_keep_stop),
 		T(test_many),	  T(test_walk),

@@ -2,8 +2,8 @@
 
 /*
  * A node is made by one while another, who had it before, migrates and releases
- * the file: between the look at the EA and what follows from it. Here that
- * look-up is held up, by a getxattr_fd() of our own that the linker puts in
+ * the file: between the look at the EAs and what follows from it. Here that
+ * look-up is held up, by a listxattr_fd() of our own that the linker puts in
  * (--wrap).
  */
 
@@ -22,12 +22,12 @@
 static _Thread_local bool holding;
 static sem_t go, done;
 
-ssize_t __real_getxattr_fd(int fd, const char *name, void *buf, size_t size);
-ssize_t __wrap_getxattr_fd(int fd, const char *name, void *buf, size_t size);
+ssize_t __real_listxattr_fd(int fd, char *buf, size_t size);
+ssize_t __wrap_listxattr_fd(int fd, char *buf, size_t size);
 
-ssize_t __wrap_getxattr_fd(int fd, const char *name, void *buf, size_t size)
+ssize_t __wrap_listxattr_fd(int fd, char *buf, size_t size)
 {
-	ssize_t ret = __real_getxattr_fd(fd, name, buf, size);
+	ssize_t ret = __real_listxattr_fd(fd, buf, size);
 	struct timespec until;
 
 	if (!holding)

@@ -165,15 +165,24 @@ static void check_xattrs(void)
 	assert_true(getxattr_at(dirfd_, "link", "user.a", buf, 16) < 0);
 	assert_int_equal(getxattr_fd(fd, "user.a", buf, 16), 5);
 	assert_int_equal(getxattr_fd(fd, "user.b", buf, 16), -ENODATA);
+	assert_int_equal(listxattr_at(dirfd_, "file", buf, 16), 7);
+	assert_memory_equal(buf, "user.a", 7);
+	assert_int_equal(listxattr_at(path_dir, "file", buf, 16), 7);
+	assert_int_equal(listxattr_at(dirfd_, "file", buf, 4), -ERANGE);
+	assert_int_equal(listxattr_at(dirfd_, "none", buf, 16), -ENOENT);
+	assert_int_equal(listxattr_at(dirfd_, "link", buf, 16), 0);
+	assert_int_equal(listxattr_fd(fd, buf, 16), 7);
+	assert_int_equal(listxattr_fd(-1, buf, 16), -ENOENT);
 }
 
-/* As on a kernel before 6.13: getxattrat(2), number 464, is not there. */
-static bool hide_getxattrat(void)
+/* As on a kernel before 6.13: getxattrat(2) and listxattrat(2) are not there. */
+static bool hide_xattrats(void)
 {
 	struct sock_filter code[] = {
 		BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
 			 offsetof(struct seccomp_data, nr)),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 464, 0, 1),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 464, 1, 0),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 465, 0, 1),
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS),
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
 	};
@@ -195,7 +204,7 @@ static void test_xattrs(void **state)
 	check_xattrs();
 	pid = fork();
 	if (!pid) {
-		if (!hide_getxattrat())
+		if (!hide_xattrats())
 			_exit(77);
 		check_xattrs(); /* a failure leaves by exit status */
 		_exit(0);
