@@ -130,10 +130,16 @@ static size_t filter(char *list, size_t len, bool privileged)
 void fs_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
 {
 	_cleanup_node_fd_ struct node_fd nfd = NODE_FD_NONE;
-	_cleanup_free_ char *list = malloc(XATTR_LIST_MAX);
+	_cleanup_free_ char *list = NULL;
 	ssize_t len;
 	int err;
 
+	fs_turn(req);
+	if (node_xattrs_none(fs_node(req, ino))) {
+		reply_value(req, NULL, 0, size);
+		return;
+	}
+	list = malloc(XATTR_LIST_MAX);
 	err = list ? node_fd_get(fs_node(req, ino), &nfd) : -ENOMEM;
 	if (err) {
 		fs_reply_err(req, err);

@@ -40,6 +40,8 @@ enum node_flags {
 	NODE_LEFT = 0x08,     /* unlinked, and what it leaves is queued */
 	NODE_XATTRS = 0x10,   /* the front's inode may have what node_xattr_is()
 				 tells */
+	NODE_BARE = 0x20,   /* it had no attribute at all, none was given it */
+	NODE_OPENED = 0x40, /* since then: the kernel may have labelled it */
 };
 
 /* What the table holds: immutable, so that readers may compare it without a
@@ -198,6 +200,8 @@ int node_stat(struct node *node, struct stat *ret);
 bool node_xattr_is(const char *name);
 /* It is one, and known not to be there (false: look for it). Any thread. */
 bool node_xattr_absent(struct node *node, const char *name);
+/* No attribute is there, of whatever kind (false: list them). Any thread. */
+bool node_xattrs_none(struct node *node);
 /* The file was given one. Caller holds node->lock, since before. */
 void node_xattr_given(struct node *node);
 

@@ -279,6 +279,8 @@ int node_open(struct node *node, int flags)
 	int pinned = atomic_load(&node->pinned_fd);
 	int fd;
 
+	if (!(flags & O_PATH) && !(atomic_load(&node->flags) & NODE_OPENED))
+		atomic_fetch_or(&node->flags, NODE_OPENED);
 	if (pinned < 0) {
 		struct front_handle handle = node_handle(node);
 

@@ -15,8 +15,9 @@
  * This holds as long as the node lives because those attributes are given to a
  * file by clients alone (fs_xattr.c, which takes the lock to say so), or with its
  * making: by a default ACL of the directory, which then has the flag itself. Other
- * security attributes are not among them, as the kernel sets them by itself (IMA's
- * with a close).
+ * security attributes are not among them, as the kernel sets them by itself: IMA's
+ * when a file is opened or closed. So of a file that had no attribute at all this is
+ * known until it is opened; newer versions of ls list each file's.
  */
 
 #include "node_impl.h"
@@ -26,7 +27,7 @@
 
 #include "util.h"
 
-#define LIST_ROOM 256 /* more has hardly any file: then both flags stay */
+#define LIST_ROOM 256 /* more has hardly any file: then the flags stay */
 
 bool node_xattr_is(const char *name)
 {
@@ -48,6 +49,8 @@ static int look(struct front *front, int dirfd, const char *name)
 		return NODE_EA | NODE_XATTRS;
 	if (len < 0 && len != -EOPNOTSUPP)
 		return (int)len;
+	if (len == 0)
+		flags |= NODE_BARE;
 	for (ssize_t pos = 0; pos < len; pos += strlen(names + pos) + 1) {
 		if (!strcmp(names + pos, front->ea_spill))
 			flags |= NODE_EA;
@@ -66,7 +69,6 @@ static int look(struct front *front, int dirfd, const char *name)
  */
 int node_look(struct node *node, int dirfd, const char *name)
 {
-	const uint8_t both = NODE_EA | NODE_XATTRS;
 	int flags;
 
 	if (!S_ISREG(node->type) && !S_ISDIR(node->type)) {
@@ -76,8 +78,11 @@ int node_look(struct node *node, int dirfd, const char *name)
 	if (pthread_mutex_trylock(&node->lock))
 		return 0;
 	flags = look(node->table->front, dirfd, name);
-	if (flags >= 0)
-		atomic_fetch_and(&node->flags, (uint8_t) ~(both & ~flags));
+	if (flags >= 0) {
+		atomic_fetch_or(&node->flags, (uint8_t)flags);
+		atomic_fetch_and(&node->flags,
+				 (uint8_t)(flags | ~(NODE_EA | NODE_XATTRS)));
+	}
 	pthread_mutex_unlock(&node->lock);
 	return flags < 0 ? flags : 0;
 }
@@ -85,6 +90,13 @@ int node_look(struct node *node, int dirfd, const char *name)
 void node_xattr_given(struct node *node)
 {
 	atomic_fetch_or(&node->flags, NODE_XATTRS);
+	atomic_fetch_and(&node->flags, (uint8_t)~NODE_BARE);
+}
+
+bool node_xattrs_none(struct node *node)
+{
+	return (atomic_load(&node->flags) & (NODE_BARE | NODE_OPENED)) ==
+	       NODE_BARE;
 }
 
 bool node_xattr_absent(struct node *node, const char *name)

@@ -106,6 +106,44 @@ static void test_xattrs(void **state)
 	front->plain_xattrs = true;
 }
 
+static bool lists_none(const char *path)
+{
+	struct node *node = look(path);
+	bool none = node_xattrs_none(node);
+
+	node_unref(node);
+	return none;
+}
+
+/* Which files surely have no attribute at all. */
+static void test_none(void **state)
+{
+	struct node *node;
+	int fd;
+
+	make("plain");
+	assert_true(lists_none("plain"));
+	give("plain", "security.other", "x", 1);
+	assert_false(lists_none("plain"));
+	make("opened");
+	node = look("opened");
+	fd = node_open(node, O_PATH);
+	assert_true(node_xattrs_none(node));
+	close(fd);
+	fd = node_open(node, O_RDONLY);
+	assert_false(node_xattrs_none(node));
+	close(fd);
+	node_unref(node);
+	make("given");
+	node = look("given");
+	assert_true(node_xattrs_none(node));
+	node_xattr_given(node);
+	assert_false(node_xattrs_none(node));
+	node_unref(node);
+	assert_int_equal(mknodat(front->root_fd, "fifo", S_IFIFO | 0600, 0), 0);
+	assert_false(lists_none("fifo"));
+}
+
 /* What is made in a directory with such attributes may have inherited them. */
 static void test_xattrs_of_new(void **state)
 {
@@ -121,6 +159,7 @@ static void test_xattrs_of_new(void **state)
 			node_of_fd(table, root, i ? "b" : "a", fd, NULL, &node),
 			0);
 		close(fd);
+		assert_false(node_xattrs_none(node));
 		assert_int_equal(node->flags, i ? NODE_XATTRS : 0);
 		node_unref(node);
 	}
@@ -130,8 +169,9 @@ static void test_xattrs_of_new(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(test_ea),  T(test_xattrs),  T(test_xattrs_of_new),
-		TP(test_ea), TP(test_xattrs),
+		T(test_ea),	 T(test_xattrs), T(test_xattrs_of_new),
+		T(test_none),	 TP(test_none),	 TP(test_ea),
+		TP(test_xattrs),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
