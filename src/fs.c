@@ -295,7 +295,7 @@ int fs_mount(const struct fs_parts *parts, struct fs **ret, char **ret_why)
 		return fail(ret_why, -ENOMEM, "out of memory");
 	fs->parts = *parts;
 	fs->passthrough = FS_PT_ON;
-	fs->no_selinux = !fs_selinux_known();
+	fs->selinux = fs_selinux_known();
 	pthread_mutex_init(&fs->walk.lock, NULL);
 	pthread_mutex_init(&fs->lock, NULL);
 	fs_park_init(fs);

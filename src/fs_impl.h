@@ -54,7 +54,7 @@ struct fs {
 	_Atomic(int) passthrough; /* enum fs_pt */
 	bool session_pt; /* what it was at first: written before requests */
 	bool no_opendir; /* the kernel can do without: as above */
-	bool no_selinux; /* the kernel is without: never changes */
+	bool selinux;	 /* the kernel has it: never changes */
 
 	struct fs_walk walk;
 

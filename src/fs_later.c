@@ -395,6 +395,23 @@ static void later_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name,
 	fs_job_later(job);
 }
 
+static void run_removexattr(struct fs_job *job)
+{
+	fs_removexattr(job->req, job->ino, job->name);
+}
+
+static void later_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
+{
+	struct fs_job *job = job_if_held(req, ino, NULL, run_removexattr);
+
+	if (!job) {
+		fs_removexattr(req, ino, name);
+		return;
+	}
+	job->name = name;
+	fs_job_later(job);
+}
+
 void fs_later_ops(struct fuse_lowlevel_ops *ops)
 {
 	ops->write_buf = later_write_buf;
@@ -414,4 +431,5 @@ void fs_later_ops(struct fuse_lowlevel_ops *ops)
 	ops->statx = later_statx;
 	ops->getxattr = later_getxattr;
 	ops->setxattr = later_setxattr;
+	ops->removexattr = later_removexattr;
 }

@@ -104,7 +104,7 @@ void fs_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 	len = size && !buf ? -ENOMEM : node_fd_get(node, &nfd);
 	if (!len)
 		len = getxattr_fd(nfd.fd, name, buf, size);
-	if (len == -ENODATA && fs_of(req)->no_selinux && !strcmp(name, SELINUX))
+	if (len == -ENODATA && !fs_of(req)->selinux && !strcmp(name, SELINUX))
 		len = -EOPNOTSUPP;
 	reply_value(req, buf, len, size);
 }
