@@ -14,7 +14,8 @@
  *
  * This holds as long as the node lives because those attributes are given to a
  * file by clients alone (fs_xattr.c, which takes the lock to say so), or with its
- * making: by a default ACL of the directory, which then has the flag itself. Other
+ * making: by a default ACL of the directory, which then has the flag itself. What
+ * a write of ours takes away and tier_caps_back() returns counts as there. Other
  * security attributes are not among them, as the kernel sets them by itself: IMA's
  * when a file is opened or closed. So of a file that had no attribute at all this is
  * known until it is opened; newer versions of ls list each file's.
@@ -54,7 +55,8 @@ static int look(struct front *front, int dirfd, const char *name)
 	for (ssize_t pos = 0; pos < len; pos += strlen(names + pos) + 1) {
 		if (!strcmp(names + pos, front->ea_spill))
 			flags |= NODE_EA;
-		else if (node_xattr_is(names + pos))
+		else if (node_xattr_is(names + pos) ||
+			 !strcmp(names + pos, TIERFS_EA_CAPS_TRUSTED))
 			flags |= NODE_XATTRS;
 	}
 	return flags;

@@ -72,6 +72,9 @@ static void test_xattrs(void **state)
 	assert_false(has_xattrs("plain"));
 	give("plain", "user.x", "x", 1);
 	assert_true(has_xattrs("plain"));
+	make("aside");
+	give("aside", TIERFS_EA_CAPS_TRUSTED, "x", 1);
+	assert_true(has_xattrs("aside"));
 	assert_int_equal(mkdirat(front->root_fd, "d", 0755), 0);
 	assert_false(has_xattrs("d"));
 	give("d", "system.posix_acl_default", &acl, sizeof(acl));
