@@ -83,6 +83,17 @@ const char *proc_fd_path(int fd, char buf[PROC_FD_LEN])
 	return buf;
 }
 
+/* After a call of theirs failed: a descriptor for the same by /proc, where it was
+ * the call that the kernel lacks; or -errno. */
+static int open_instead(int dirfd, const char *path)
+{
+	int fd = -1;
+
+	if (errno == ENOSYS)
+		fd = openat(dirfd, path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	return fd < 0 ? -errno : fd;
+}
+
 ssize_t getxattr_at(int dirfd, const char *path, const char *name, void *buf,
 		    size_t size)
 {
@@ -94,12 +105,8 @@ ssize_t getxattr_at(int dirfd, const char *path, const char *name, void *buf,
 		      &args, sizeof(args));
 	if (len >= 0)
 		return len;
-	if (errno != ENOSYS)
-		return -errno;
-	fd = openat(dirfd, path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-	if (fd < 0)
-		return -errno;
-	return getxattr_fd(fd, name, buf, size);
+	fd = open_instead(dirfd, path);
+	return fd < 0 ? fd : getxattr_fd(fd, name, buf, size);
 }
 
 ssize_t getxattr_fd(int fd, const char *name, void *buf, size_t size)
@@ -120,12 +127,8 @@ ssize_t listxattr_at(int dirfd, const char *path, char *buf, size_t size)
 		      size);
 	if (len >= 0)
 		return len;
-	if (errno != ENOSYS)
-		return -errno;
-	fd = openat(dirfd, path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-	if (fd < 0)
-		return -errno;
-	return listxattr_fd(fd, buf, size);
+	fd = open_instead(dirfd, path);
+	return fd < 0 ? fd : listxattr_fd(fd, buf, size);
 }
 
 ssize_t listxattr_fd(int fd, char *buf, size_t size)
