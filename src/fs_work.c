@@ -116,14 +116,23 @@ void fs_job_later(struct fs_job *job)
 		run(job);
 }
 
-int fs_job_begin(fuse_req_t req, void (*run_job)(struct fs_job *job), void *arg)
+static struct fs_job *make(fuse_req_t req, void (*run_job)(struct fs_job *job))
 {
 	struct fs_job *job = calloc(1, sizeof(*job));
 
+	if (job) {
+		job->run = run_job;
+		job->req = req;
+	}
+	return job;
+}
+
+int fs_job_begin(fuse_req_t req, void (*run_job)(struct fs_job *job), void *arg)
+{
+	struct fs_job *job = make(req, run_job);
+
 	if (!job)
 		return -ENOMEM;
-	job->run = run_job;
-	job->req = req;
 	job->arg = arg;
 	fs_job_later(job);
 	return 0;
@@ -138,11 +147,9 @@ struct fs_job *fs_job_new(fuse_req_t req, fuse_ino_t ino,
 	if (!fs_must_not_wait(req))
 		return NULL;
 	fs_turn_data(req);
-	job = calloc(1, sizeof(*job));
+	job = make(req, run_job);
 	if (!job)
 		return NULL; /* it may take a while */
-	job->run = run_job;
-	job->req = req;
 	job->ino = ino;
 	job->has_fi = fi != NULL;
 	if (fi)
