@@ -129,18 +129,19 @@ static size_t filter(char *list, size_t len, bool privileged)
 
 void fs_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
 {
+	struct node *node = fs_node(req, ino);
 	_cleanup_node_fd_ struct node_fd nfd = NODE_FD_NONE;
 	_cleanup_free_ char *list = NULL;
 	ssize_t len;
 	int err;
 
 	fs_turn(req);
-	if (node_xattrs_none(fs_node(req, ino))) {
+	if (node_xattrs_none(node)) {
 		reply_value(req, NULL, 0, size);
 		return;
 	}
 	list = malloc(XATTR_LIST_MAX);
-	err = list ? node_fd_get(fs_node(req, ino), &nfd) : -ENOMEM;
+	err = list ? node_fd_get(node, &nfd) : -ENOMEM;
 	if (err) {
 		fs_reply_err(req, err);
 		return;

@@ -38,8 +38,7 @@ enum node_flags {
 	NODE_UNLINKED = 0x02, /* no name left; nlink shows one less */
 	NODE_VOLATILE = 0x04, /* writers or mappings: do not cache attributes */
 	NODE_LEFT = 0x08,     /* unlinked, and what it leaves is queued */
-	NODE_XATTRS = 0x10,   /* the front's inode may have what node_xattr_is()
-				 tells */
+	NODE_XATTRS = 0x10, /* the front's inode may have clients' attributes */
 	NODE_BARE = 0x20,   /* it had no attribute at all, none was given it */
 	NODE_OPENED = 0x40, /* since then: the kernel may have labelled it */
 };
@@ -195,10 +194,9 @@ int node_open(struct node *node, int flags);
 /* The front's own attributes. */
 int node_stat(struct node *node, struct stat *ret);
 
-/* Whether name is an extended attribute that only clients give a file, or its
- * directory when it is made: an ACL, capabilities, user.*. */
-bool node_xattr_is(const char *name);
-/* It is one, and known not to be there (false: look for it). Any thread. */
+/* An extended attribute that only clients give a file, or its directory when it is
+ * made (an ACL, capabilities, user.*), and that is known not to be there; false:
+ * look for it. Any thread. */
 bool node_xattr_absent(struct node *node, const char *name);
 /* No attribute is there, of whatever kind (false: list them). Any thread. */
 bool node_xattrs_none(struct node *node);

@@ -69,8 +69,8 @@ size_t node_name_room(size_t len);
 void node_name_free(struct node *node);
 
 /* Looks which flags dirfd/name (or dirfd itself, name being NULL) has, of a node
- * that is new in the table and has NODE_EA and
- * NODE_XATTRS. 0, or errors of listxattr(2). */
+ * that is new in the table and has NODE_EA and NODE_XATTRS. 0, or errors of
+ * listxattr(2). */
 int node_look(struct node *node, int dirfd, const char *name);
 
 /* Of a node that goes. */

@@ -30,7 +30,8 @@
 
 #define LIST_ROOM 256 /* more has hardly any file: then the flags stay */
 
-bool node_xattr_is(const char *name)
+/* Do only clients give a file that attribute? */
+static bool is_clients(const char *name)
 {
 	return !strncmp(name, "system.posix_acl_", 17) ||
 	       !strcmp(name, "security.capability") ||
@@ -55,7 +56,7 @@ static int look(struct front *front, int dirfd, const char *name)
 	for (ssize_t pos = 0; pos < len; pos += strlen(names + pos) + 1) {
 		if (!strcmp(names + pos, front->ea_spill))
 			flags |= NODE_EA;
-		else if (node_xattr_is(names + pos) ||
+		else if (is_clients(names + pos) ||
 			 !strcmp(names + pos, TIERFS_EA_CAPS_TRUSTED))
 			flags |= NODE_XATTRS;
 	}
@@ -103,6 +104,5 @@ bool node_xattrs_none(struct node *node)
 
 bool node_xattr_absent(struct node *node, const char *name)
 {
-	return !(atomic_load(&node->flags) & NODE_XATTRS) &&
-	       node_xattr_is(name);
+	return !(atomic_load(&node->flags) & NODE_XATTRS) && is_clients(name);
 }
