@@ -6,10 +6,13 @@ import hashlib
 import os
 import random
 import stat
+import struct
 from pathlib import Path
 
 MIB = 1 << 20
 GIB = 1 << 30
+# A value of security.capability.
+CAPABILITY = struct.pack("<5I", 0x02000001, 1 << 13, 0, 0, 0)
 
 
 def data(size, seed=0):

@@ -8,7 +8,6 @@ import os
 import random
 import socket
 import stat
-import struct
 import subprocess
 import threading
 import time
@@ -16,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from files import MIB, data, digest, holes, libc, look_all, put
+from files import (CAPABILITY, MIB, data, digest, holes, libc, look_all,
+                   put)
 from rig import run, wait_for
 
-CAPABILITY = struct.pack("<5I", 0x02000001, 1 << 13, 0, 0, 0)
 FUTURE = 7_000_000_000_123456789  # 2191
 # Only where the file's own data are needed, and never so often that it would be
 # restored by itself.

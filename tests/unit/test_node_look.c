@@ -32,11 +32,9 @@ static void test_ea(void **state)
 static void give(const char *path, const char *name, const void *value,
 		 size_t size)
 {
-	char proc[PROC_FD_LEN];
 	int fd = openat(front->root_fd, path, O_PATH);
 
-	assert_int_equal(setxattr(proc_fd_path(fd, proc), name, value, size, 0),
-			 0);
+	assert_int_equal(setxattr_fd(fd, name, value, size), 0);
 	close(fd);
 }
 
